@@ -1,0 +1,158 @@
+"""How far a model is from equivariance: one measure for every notebook, every test and every table.
+
+The measure compares the output for a rotated input with the (rotated) output for the input, and divides by the standard
+deviation of the outputs over patches, channel by channel of the output's mean removed, so that a large constant cannot
+hide an error.  It works on torch modules, on onnxruntime sessions and on plain functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equilib.fields import rotate
+
+Model = nn.Module | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class EquivarianceError:
+    """The error of a model under one rotation of its input, relative to the spread of its outputs over patches.
+
+    Attributes:
+        degrees: the rotation, counter-clockwise.
+        rms: root mean square over patches and outputs, in standard deviations of the output.
+        worst: the largest absolute error, in the same unit.
+        flips: share of patches whose class (largest output) changes, between 0 and 1; for logits (B, classes >= 2)
+            only, else NaN.
+    """
+
+    degrees: float
+    rms: float
+    worst: float
+    flips: float
+
+
+def run_model(model: Model, images: Tensor, *, batch_size: int = 64) -> Tensor:
+    """Outputs for all images, in batches, without gradients.
+
+    Args:
+        model: a torch module (run in evaluation mode and left in the mode it was in), an
+            ``onnxruntime.InferenceSession`` with one input, or a function from tensor to tensor.
+        images: (B, C, H, W), normalised.
+    """
+    if len(images) == 0:
+        raise ValueError("images is empty: at least one image is needed")
+    chunks = images.split(batch_size)
+    if hasattr(model, "get_inputs"):  # an onnxruntime session
+        name = model.get_inputs()[0].name
+        return torch.cat([torch.from_numpy(model.run(None, {name: _contiguous(chunk)})[0]) for chunk in chunks])
+    if not isinstance(model, nn.Module):
+        with torch.inference_mode():
+            return torch.cat([model(chunk) for chunk in chunks])
+    training = model.training
+    parameter = next(model.parameters(), images)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return torch.cat([model(chunk.to(parameter)).cpu() for chunk in chunks])
+    finally:
+        model.train(training)
+
+
+def _contiguous(chunk: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(chunk.numpy(), dtype=np.float32)
+
+
+def equivariance_error(
+    model: Model,
+    images: Tensor,
+    degrees: float,
+    *,
+    output_action: Callable[[Tensor], Tensor] | None = None,
+    reference: Tensor | None = None,
+    batch_size: int = 64,
+) -> EquivarianceError:
+    """Compare f(g x) with g f(x) for one rotation g.
+
+    Args:
+        model: see :func:`run_model`.
+        images: (B, C, n, n), normalised and already cropped: all rotations act after the crop.
+        degrees: multiples of 90 rotate exactly; other angles are interpolated (bicubic), so their error contains what
+            the interpolation costs.  :func:`interpolation_control` measures that part alone.
+        output_action: the action of g on the output; by default none, for invariant outputs such as logits.
+        reference: f(x), where it is known already.
+    """
+    reference = run_model(model, images, batch_size=batch_size) if reference is None else reference
+    rotated = run_model(model, rotate(images, degrees), batch_size=batch_size)
+    expected = reference if output_action is None else output_action(reference)
+    return _compare(expected, rotated, degrees)
+
+
+def interpolation_control(
+    model: Model, images: Tensor, degrees: float, *, reference: Tensor | None = None, batch_size: int = 64
+) -> EquivarianceError:
+    """What interpolation alone costs: rotate there and back again, then compare the outputs.
+
+    The picture ends where it began, so every difference is due to two interpolations, none to orientation.
+    """
+    reference = run_model(model, images, batch_size=batch_size) if reference is None else reference
+    there_and_back = rotate(rotate(images, degrees), -degrees)
+    return _compare(reference, run_model(model, there_and_back, batch_size=batch_size), degrees)
+
+
+def equivariance_sweep(
+    model: Model, images: Tensor, angles: Iterable[float], *, batch_size: int = 64
+) -> list[EquivarianceError]:
+    """:func:`equivariance_error` of invariant outputs for several angles, running the unrotated images once."""
+    reference = run_model(model, images, batch_size=batch_size)
+    return [equivariance_error(model, images, a, reference=reference, batch_size=batch_size) for a in angles]
+
+
+def relative_difference(expected: Tensor, actual: Tensor) -> float:
+    """Root-mean-square difference of two outputs, in standard deviations of the first over patches."""
+    return _compare(expected, actual, 0.0).rms
+
+
+def assert_equivariant(
+    model: Model,
+    images: Tensor,
+    degrees: Iterable[float] = (90, 180, 270),
+    *,
+    tolerance: float = 1e-5,
+    output_action: Callable[[Tensor, float], Tensor] | None = None,
+) -> None:
+    """Raise AssertionError unless the worst relative error under every given rotation is within ``tolerance``.
+
+    Args:
+        output_action: (output, degrees) to the transformed output; by default outputs are invariant.
+    """
+    reference = run_model(model, images)
+    for angle in degrees:
+        action = None if output_action is None else (lambda y, angle=angle: output_action(y, angle))
+        error = equivariance_error(model, images, angle, output_action=action, reference=reference)
+        if not error.worst <= tolerance:
+            raise AssertionError(
+                f"not equivariant under {angle:g} degrees: worst relative error {error.worst:.2e} (rms {error.rms:.2e}), "
+                f"tolerance {tolerance:.0e}"
+            )
+
+
+def _compare(expected: Tensor, actual: Tensor, degrees: float) -> EquivarianceError:
+    expected, actual = expected.double(), actual.double()
+    if expected.shape != actual.shape:
+        raise ValueError(f"outputs have different shapes: {tuple(expected.shape)} and {tuple(actual.shape)}")
+    if not (torch.isfinite(expected).all() and torch.isfinite(actual).all()):
+        raise ValueError("the outputs hold NaN or infinite values, so no error can be measured")
+    # One unit for all outputs: the spread about each output's own mean.
+    spread = (expected - expected.mean(0, keepdim=True)).square().mean().sqrt().item()
+    if spread == 0:
+        raise ValueError("the outputs are the same for all images: the error has no unit (is the network untrained?)")
+    difference = (actual - expected) / spread
+    classes = expected.ndim == 2 and expected.shape[1] > 1
+    flips = (expected.argmax(1) != actual.argmax(1)).double().mean().item() if classes else float("nan")
+    return EquivarianceError(float(degrees), difference.square().mean().sqrt().item(), difference.abs().max().item(), flips)

@@ -1,0 +1,152 @@
+"""The action of a group of rotations (and reflections) on images and on feature fields.
+
+One sign convention holds everywhere in equilib: **a positive angle turns the picture counter-clockwise as it is
+displayed** (row 0 at the top).  It is the convention of :func:`torch.rot90` on the last two axes, of
+``skimage.transform.rotate`` and of e2cnn, and the tests hold the four against each other.
+
+A *regular* feature field of a group with ``|G|`` elements has ``|G|`` channels, one for each element.  A rotation moves
+the pixels and permutes these channels; for a cyclic group of N rotations the permutation is a cyclic shift
+(section 3 and Figure 1 of the paper).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """A finite group of planar rotations (``C`` for cyclic) or rotations and reflections (``D`` for dihedral).
+
+    ``Group.parse("C12")`` is the group of the paper: 12 rotations, by multiples of 30 degrees.
+    """
+
+    rotations: int
+    reflections: bool = False
+
+    @classmethod
+    def parse(cls, name: str | Group) -> Group:
+        """Read ``"C4"``, ``"C12"``, ``"D4"`` …; raises ValueError on anything else."""
+        if isinstance(name, Group):
+            return name
+        match = re.fullmatch(r"([CD])([1-9]\d*)", str(name))
+        if match is None:
+            raise ValueError(
+                f"group must be 'C' (rotations) or 'D' (rotations and reflections) and a number, as in 'C12' or 'D4'; "
+                f"got {name!r}"
+            )
+        return cls(int(match[2]), match[1] == "D")
+
+    @property
+    def name(self) -> str:
+        return f"{'D' if self.reflections else 'C'}{self.rotations}"
+
+    @property
+    def order(self) -> int:
+        """|G|, the number of elements, and so of channels in a regular field."""
+        return self.rotations * (2 if self.reflections else 1)
+
+    @property
+    def step(self) -> float:
+        """The smallest rotation of the group, in degrees."""
+        return 360 / self.rotations
+
+    @property
+    def exact_angles(self) -> tuple[int, ...]:
+        """Angles in degrees whose rotation is exact on a pixel grid: the multiples of 90 that the group contains."""
+        return tuple(angle for angle in (0, 90, 180, 270) if (angle * self.rotations) % 360 == 0)
+
+    @cached_property
+    def gspace(self):
+        """The e2cnn ``gspace`` of this group acting on the plane."""
+        from e2cnn import gspaces
+
+        if self.reflections:
+            return gspaces.FlipRot2dOnR2(self.rotations) if self.rotations > 1 else gspaces.Flip2dOnR2()
+        return gspaces.Rot2dOnR2(self.rotations) if self.rotations > 1 else gspaces.TrivialOnR2()
+
+    def element(self, rotation: int):
+        """e2cnn's name for the rotation by ``rotation`` steps (without reflection)."""
+        rotation %= self.rotations
+        if self.reflections:
+            return (0, rotation) if self.rotations > 1 else 0
+        return rotation
+
+
+def rotate(images: Tensor, degrees: float, *, order: int = 3) -> Tensor:
+    """Rotate images counter-clockwise about their centre.
+
+    Args:
+        images: (..., H, W); square for multiples of 90 degrees other than 180.
+        degrees: the angle.  Multiples of 90 are exact (``torch.rot90``); other angles are interpolated by
+            scikit-image and only make sense inside the disc (:func:`disc_mask`), since the corners leave the picture.
+        order: of the interpolating spline, 0 to 3; 3 (bicubic) loses least.
+
+    Returns:
+        A tensor of the same shape and dtype; pixels from outside the picture repeat its edge.
+    """
+    quarters, rest = divmod(degrees, 90)
+    if rest == 0:
+        return torch.rot90(images, int(quarters), dims=(-2, -1))
+    from skimage import transform
+
+    if not images.is_floating_point():
+        raise TypeError(f"interpolation needs floating-point images, got {images.dtype}; convert them first")
+    flat = images.detach().cpu().reshape(-1, *images.shape[-2:])
+    stack = np.ascontiguousarray(flat.numpy().transpose(1, 2, 0))
+    turned = transform.rotate(stack, degrees, order=order, mode="edge", preserve_range=True, clip=False)
+    return torch.from_numpy(turned.transpose(2, 0, 1).copy()).to(images).reshape(images.shape)
+
+
+@lru_cache(maxsize=None)
+def channel_permutation(group: Group, rotation: int) -> tuple[int, ...]:
+    """The permutation of the |G| channels of a regular field by a rotation.
+
+    Returns:
+        ``source``, such that channel ``i`` after the action is channel ``source[i]`` before it.  For a cyclic group
+        this is a shift by ``rotation``.
+    """
+    if not group.reflections:
+        return tuple((i - rotation) % group.order for i in range(group.order))
+    matrix = group.gspace.regular_repr(group.element(rotation))
+    return tuple(int(i) for i in np.argmax(matrix, axis=1))
+
+
+def rotate_field(field: Tensor, group: Group | str, rotation: int, *, order: int = 3) -> Tensor:
+    """The group's action on regular feature fields: move the pixels **and** permute the channels.
+
+    Args:
+        field: (B, fields * |G|, H, W), the |G| channels of a field next to each other.
+        group: the group G.
+        rotation: the number of steps of ``group.step`` degrees, counter-clockwise.
+        order: of the interpolation, see :func:`rotate`.
+    """
+    group = Group.parse(group)
+    channels = field.shape[1]
+    if channels % group.order:
+        raise ValueError(f"{channels} channels are no whole number of regular fields of {group.name} ({group.order})")
+    moved = rotate(field, rotation * group.step, order=order)
+    source = list(channel_permutation(group, rotation))
+    return moved.unflatten(1, (-1, group.order))[:, :, source].flatten(1, 2)
+
+
+@lru_cache(maxsize=None)
+def disc_mask(size: int) -> Tensor:
+    """The binary circular mask of the paper (section 4): 1 inside the largest centred disc.
+
+    Args:
+        size: the height and width of the grid, in pixels.
+
+    Returns:
+        (size, size) float tensor of 0 and 1, unchanged by 90-degree rotations and by reflections.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    centred = torch.arange(size) - (size - 1) / 2
+    return ((centred[:, None] ** 2 + centred[None, :] ** 2) <= (size / 2) ** 2).float()

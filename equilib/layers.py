@@ -1,0 +1,335 @@
+"""Equivariant layers that are e2cnn modules to the outside and plain, fast PyTorch inside.
+
+All of them map regular fields to regular fields (or image channels to regular fields), take and return e2cnn's
+``GeometricTensor``, and ``export()`` to the plain modules at the end of this file.  Unlike e2cnn's ``R2Conv`` they keep
+no expanded filter between calls: their ``state_dict`` is the same in training and in evaluation, and an edited weight
+takes effect at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from e2cnn import nn as enn
+from e2cnn.nn import EquivariantModule, FieldType, GeometricTensor
+from torch import Tensor, nn
+
+from equilib.fields import Group, disc_mask
+from equilib.filters import steerable_basis
+
+DEPTHWISE = ("strict", "fieldwise")
+
+
+def regular_type(group: Group, channels: int) -> FieldType:
+    """The field type of ``channels / |G|`` regular fields; raises ValueError where that is no whole number."""
+    if channels % group.order:
+        raise ValueError(f"{channels} channels are no multiple of |{group.name}| = {group.order}")
+    return FieldType(group.gspace, [group.gspace.regular_repr] * (channels // group.order))
+
+
+def image_type(group: Group, channels: int = 3) -> FieldType:
+    """The field type of an image: ``channels`` trivial fields."""
+    return FieldType(group.gspace, [group.gspace.trivial_repr] * channels)
+
+
+class SteerableConv(EquivariantModule):
+    """A convolution whose filters are combinations of a steerable basis (section 3 of the paper).
+
+    Args:
+        group: the group G.
+        in_channels, out_channels: of the expanded filter.  Outputs are regular fields; so are inputs, unless
+            ``image_input``, when each input channel is a trivial field.
+        kernel_size, stride, padding: as in ``torch.nn.Conv2d``.
+        depthwise: None for a convolution over all fields.  ``"strict"``: a filter per channel, the |G| filters of a
+            field being the rotated copies of one filter (groups = channels).  ``"fieldwise"``: each field by itself,
+            its |G| channels mixed (groups = number of fields).
+
+    Shapes: (B, in_channels, H, W) to (B, out_channels, H', W').  ``weights`` holds the coefficients:
+    (out fields, in fields, K), or (fields, K) when depthwise.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        depthwise: str | None = None,
+        image_input: bool = False,
+    ):
+        super().__init__()
+        if depthwise not in (None, *DEPTHWISE):
+            raise ValueError(f"depthwise must be one of {DEPTHWISE} or None, got {depthwise!r}")
+        if depthwise and (in_channels != out_channels or image_input):
+            raise ValueError("a depthwise convolution keeps its number of channels and acts on regular fields")
+        self.in_type = image_type(group, in_channels) if image_input else regular_type(group, in_channels)
+        self.out_type = regular_type(group, out_channels)
+        self.group, self.depthwise = group, depthwise
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        in_repr = "trivial" if image_input or depthwise == "strict" else "regular"
+        basis = steerable_basis(group, in_repr, "regular", kernel_size)
+        # The basis is a constant of the architecture, so checkpoints do without it.
+        self.register_buffer("basis", basis.flatten(1).clone(), persistent=False)
+        self.block = tuple(basis.shape[1:3])  # channels of one output and of one input field
+        fields = (len(self.out_type),) if depthwise else (len(self.out_type), len(self.in_type))
+        self.weights = nn.Parameter(torch.empty(*fields, basis.shape[0]))
+        self.groups = in_channels // basis.shape[2] if depthwise else 1
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation (fan out, as MobileNetV2's): the entries of the expanded filter get variance 2 / fan."""
+        fan_out = self.kernel_size**2 * self.out_type.size / self.groups
+        entry_variance = self.basis.square().sum(0).mean().item()
+        nn.init.normal_(self.weights, std=math.sqrt(2 / (fan_out * entry_variance)))
+
+    def filter(self) -> Tensor:
+        """The expanded filter, (out_channels, in_channels / groups, k, k)."""
+        out_size, in_size = self.block
+        expanded = (self.weights @ self.basis).unflatten(-1, (out_size, in_size, self.kernel_size, self.kernel_size))
+        if not self.depthwise:
+            expanded = expanded.transpose(1, 2).flatten(2, 3)  # (out fields, |G|, in_channels, k, k)
+        return expanded.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        if x.type != self.in_type:
+            raise TypeError(f"expected fields of type {self.in_type}, got {x.type}")
+        y = F.conv2d(x.tensor, self.filter(), None, self.stride, self.padding, groups=self.groups)
+        return GeometricTensor(y, self.out_type)
+
+    def evaluate_output_shape(self, input_shape):
+        size = [(n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in input_shape[2:]]
+        return (input_shape[0], self.out_type.size, *size)
+
+    def export(self) -> nn.Conv2d:
+        conv = nn.Conv2d(
+            self.in_type.size,
+            self.out_type.size,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            groups=self.groups,
+            bias=False,
+        )
+        conv.weight = nn.Parameter(self.filter().detach().clone())
+        conv.field_size = self.group.order
+        return conv.eval()
+
+
+class _NormalizeFields(torch.autograd.Function):
+    """Batch normalization with statistics per field, on a channels_last tensor.
+
+    Forward: two column sums and one affine pass; backward: two column sums and two fused passes.  e2cnn's
+    InnerBatchNorm gives the same numbers through a 5-D view, which costs copies and a slow reduction.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, size, eps):
+        columns = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+        count = columns.shape[0] * size
+        mean = columns.sum(0).unflatten(0, (-1, size)).sum(1) / count
+        # Centring on the mean first keeps the variance accurate where the mean is large.
+        centred = columns - mean.repeat_interleave(size)
+        variance = centred.square_().sum(0).unflatten(0, (-1, size)).sum(1) / count
+        invstd = (variance + eps).rsqrt()
+        scale = weight * invstd
+        shift = bias - mean * scale
+        ctx.save_for_backward(x, weight, mean, invstd)
+        ctx.size, ctx.count = size, count
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.addcmul(_per_channel(shift, size), x, _per_channel(scale, size)), mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy, _mean, _variance):
+        x, weight, mean, invstd = ctx.saved_tensors
+        size, count = ctx.size, ctx.count
+        channels = x.shape[1]
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dy_columns = dy.permute(0, 2, 3, 1).reshape(-1, channels)
+        x_columns = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        sum_dy = dy_columns.sum(0).unflatten(0, (-1, size)).sum(1)
+        sum_dyx = (dy_columns * x_columns).sum(0).unflatten(0, (-1, size)).sum(1)
+        dweight = (sum_dyx - mean * sum_dy) * invstd
+        scale = weight * invstd
+        slope = -scale * invstd * dweight / count
+        offset = -scale * sum_dy / count - slope * mean
+        dx = torch.addcmul(_per_channel(offset, size), x, _per_channel(slope, size))
+        dx = dx.addcmul_(dy, _per_channel(scale, size))
+        return dx, dweight, sum_dy, None, None
+
+
+def _per_channel(per_field: Tensor, size: int) -> Tensor:
+    """(fields,) to (1, fields * size, 1, 1)."""
+    return per_field.repeat_interleave(size).view(1, -1, 1, 1)
+
+
+class FieldBatchNorm(EquivariantModule):
+    """Batch normalization that shares statistics and affine parameters among the |G| channels of a field.
+
+    The same function as e2cnn's ``InnerBatchNorm`` on regular fields; the running variance is the unbiased one, as in
+    ``torch.nn.BatchNorm2d``.
+    """
+
+    def __init__(self, group: Group, channels: int, *, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.in_type = self.out_type = regular_type(group, channels)
+        self.size, self.eps, self.momentum = group.order, eps, momentum
+        fields = len(self.in_type)
+        self.weight = nn.Parameter(torch.ones(fields))
+        self.bias = nn.Parameter(torch.zeros(fields))
+        self.register_buffer("running_mean", torch.zeros(fields))
+        self.register_buffer("running_var", torch.ones(fields))
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        tensor = x.tensor
+        if self.training:
+            tensor = tensor.contiguous(memory_format=torch.channels_last)
+            y, mean, variance = _NormalizeFields.apply(tensor, self.weight, self.bias, self.size, self.eps)
+            count = tensor.numel() // len(self.in_type)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+        else:
+            y = F.batch_norm(tensor, *(p.repeat_interleave(self.size) for p in self._statistics()), eps=self.eps)
+        return GeometricTensor(y, self.out_type)
+
+    def _statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.running_mean, self.running_var, self.weight, self.bias
+
+    def evaluate_output_shape(self, input_shape):
+        return input_shape
+
+    def export(self) -> nn.BatchNorm2d:
+        norm = nn.BatchNorm2d(self.in_type.size, self.eps, self.momentum, dtype=self.weight.dtype)
+        mean, variance, weight, bias = (p.detach().repeat_interleave(self.size) for p in self._statistics())
+        norm.load_state_dict(
+            {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}, strict=False
+        )
+        return norm.eval()
+
+
+class FieldReLU(EquivariantModule):
+    """ReLU on regular fields: pointwise, so it commutes with every permutation of channels."""
+
+    def __init__(self, group: Group, channels: int):
+        super().__init__()
+        self.in_type = self.out_type = regular_type(group, channels)
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        return GeometricTensor(F.relu(x.tensor), self.out_type)
+
+    def evaluate_output_shape(self, input_shape):
+        return input_shape
+
+    def export(self) -> nn.ReLU:
+        return nn.ReLU()
+
+
+class EquivariantResidual(EquivariantModule):
+    """x + body(x) for a body that keeps its field type."""
+
+    def __init__(self, body: enn.SequentialModule):
+        super().__init__()
+        self.body = body
+        self.in_type = self.out_type = body.out_type
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        return x + self.body(x)
+
+    def evaluate_output_shape(self, input_shape):
+        return input_shape
+
+    def export(self) -> Residual:
+        return Residual(export_sequence(self.body))
+
+
+def export_sequence(sequence: enn.SequentialModule) -> nn.Sequential:
+    """Export the modules of an e2cnn sequence one by one, keeping their names."""
+    plain = nn.Sequential()
+    for name, module in sequence.named_children():
+        nested = isinstance(module, enn.SequentialModule)
+        plain.add_module(name, export_sequence(module) if nested else module.export())
+    return plain.eval()
+
+
+# --- plain modules, shared by the conventional network and by the exported equivariant one ---
+
+
+class Residual(nn.Module):
+    """x + body(x)."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class DiscMask(nn.Module):
+    """Multiply by the circular binary mask, so that no pixel can leave the picture by a rotation (section 4)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer("mask", disc_mask(size).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[-2:]) != (self.size, self.size):
+            raise ValueError(
+                f"this network takes {self.size} x {self.size} pixels, got {x.shape[-2]} x {x.shape[-1]}; "
+                "crop the batch first (equilib.pcam.crop)"
+            )
+        return x * self.mask
+
+
+class DiscMean(nn.Module):
+    """Mean over the pixels inside the disc: (B, C, n, n) to (B, C)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+        mask = disc_mask(size)
+        self.register_buffer("weight", mask / mask.sum(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.weight).sum((-2, -1))
+
+
+class GroupMax(nn.Module):
+    """Maximum over the |G| channels of each regular field: (B, fields * |G|, ...) to (B, fields, ...), invariant."""
+
+    def __init__(self, field_size: int):
+        super().__init__()
+        self.field_size = field_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (-1, self.field_size)).amax(2)
+
+
+class InvariantLinear(nn.Module):
+    """A linear layer on pooled regular fields that sees only the mean of each field: (B, fields * |G|) to (B, out).
+
+    Its expanded weight is constant within a field, so it exports to a plain ``nn.Linear``.
+    """
+
+    def __init__(self, group: Group, channels: int, out_features: int):
+        super().__init__()
+        self.field_size = group.order
+        self.linear = nn.Linear(channels // group.order, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.unflatten(1, (-1, self.field_size)).mean(2))
+
+    def export(self) -> nn.Linear:
+        plain = nn.Linear(self.linear.in_features * self.field_size, self.linear.out_features)
+        weight = self.linear.weight.detach().repeat_interleave(self.field_size, 1) / self.field_size
+        plain.weight = nn.Parameter(weight)
+        plain.bias = nn.Parameter(self.linear.bias.detach().clone())
+        plain.field_size = self.field_size
+        return plain.eval()

@@ -1,0 +1,42 @@
+import warnings
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tissue():
+    """Random images with structure at every scale, (8, 3, 95, 95): enough to excite all filters."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.zeros(8, 3, 95, 95)
+    for size in (6, 12, 24, 48, 95):
+        noise = torch.randn(8, 3, size, size, generator=generator)
+        images += torch.nn.functional.interpolate(noise, size=(95, 95), mode="bilinear")
+    return images / images.std()
+
+
+def randomize(network, images, *, steps=3):
+    """Give a fresh network the statistics and affine parameters of a trained one: nothing is left at 0 or 1."""
+    generator = torch.Generator().manual_seed(2)
+    network.train()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "norm" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            if "classifier" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+        for _ in range(steps):
+            network(images)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def small():
+    from equilib.mobilenet import MobileNetConfig
+
+    return MobileNetConfig(width=0.35, group="C4")

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from e2cnn.nn import FieldType, GeometricTensor
+from skimage import transform
+
+from equilib.fields import Group, channel_permutation, disc_mask, rotate, rotate_field
+
+
+def test_the_sign_convention_is_one_and_the_same():
+    """torch.rot90, torch.roll of channels, e2cnn and scikit-image turn the same way."""
+    group = Group.parse("C4")
+    field = torch.randn(1, 4, 7, 7)
+    ours = rotate_field(field, group, 1)
+    assert torch.equal(ours, torch.rot90(field, 1, (-2, -1)).roll(1, dims=1))
+    theirs = GeometricTensor(field, FieldType(group.gspace, [group.gspace.regular_repr])).transform(1).tensor
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    picture = field[0, 0].numpy()
+    turned = transform.rotate(picture, 90, order=1, preserve_range=True)
+    assert np.allclose(turned, np.rot90(picture), atol=1e-5)
+    assert np.allclose(rotate(field, 90)[0, 0].numpy(), np.rot90(picture))
+
+
+def test_counter_clockwise_as_displayed():
+    picture = torch.zeros(1, 1, 5, 5)
+    picture[0, 0, 2, 4] = 1  # right
+    assert rotate(picture, 90)[0, 0, 0, 2] == 1  # top
+
+
+@pytest.mark.parametrize("name", ["C3", "C4", "C12", "D4", "D3", "D1", "C1"])
+def test_regular_action_is_e2cnns_and_a_group_action(name):
+    group = Group.parse(name)
+    representation = group.gspace.regular_repr
+    for r in range(group.rotations):
+        source = list(channel_permutation(group, r))
+        vector = np.random.default_rng(0).normal(size=group.order)
+        assert np.allclose(vector[source], representation(group.element(r)) @ vector)
+        assert sorted(source) == list(range(group.order))
+    once, twice = np.array(channel_permutation(group, 1)), np.array(channel_permutation(group, 2))
+    assert np.array_equal(once[once], twice)
+
+
+def test_interpolated_rotation_comes_back_inside_the_disc():
+    x, y = torch.meshgrid(torch.linspace(-3, 3, 65), torch.linspace(-3, 3, 65), indexing="ij")
+    smooth = (torch.sin(1.3 * x) * torch.cos(y + 0.4 * x))[None, None]
+    inside = disc_mask(65) * (disc_mask(65).roll(3, 0) > 0) * (disc_mask(65).roll(-3, 0) > 0)
+    there_and_back = rotate(rotate(smooth, 30), -30)
+    assert ((there_and_back - smooth) * inside).abs().max() < 0.02
+    thrice = rotate(rotate(rotate(smooth, 30), 30), 30)
+    assert ((thrice - rotate(smooth, 90)) * inside).abs().max() < 0.02
+
+
+def test_disc_mask_is_symmetric_and_binary():
+    for size in (1, 5, 11, 95, 96):
+        mask = disc_mask(size)
+        assert set(mask.unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(mask, torch.rot90(mask)) and torch.equal(mask, mask.flip(0))
+    assert disc_mask(95).sum() / 95**2 == pytest.approx(np.pi / 4, abs=0.01)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="group must be"):
+        Group.parse("E2")
+    with pytest.raises(ValueError, match="no whole number of regular fields"):
+        rotate_field(torch.zeros(1, 6, 3, 3), "C4", 1)
+    with pytest.raises(TypeError, match="floating-point"):
+        rotate(torch.zeros(1, 3, 5, 5, dtype=torch.uint8), 30)
+
+
+def test_exact_angles():
+    assert Group.parse("C12").exact_angles == (0, 90, 180, 270)
+    assert Group.parse("C6").exact_angles == (0, 180)
+    assert Group.parse("C3").exact_angles == (0,)
+    assert Group.parse("D4").exact_angles == (0, 90, 180, 270)

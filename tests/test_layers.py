@@ -1,0 +1,164 @@
+"""Our layers against e2cnn's own, forward and backward, and their exports."""
+
+import pytest
+import torch
+from e2cnn import nn as enn
+from e2cnn.nn import GeometricTensor
+
+from equilib.fields import Group, channel_permutation, rotate_field
+from equilib.filters import steerable_basis
+from equilib.layers import FieldBatchNorm, SteerableConv, image_type, regular_type
+
+
+@pytest.mark.parametrize("group", ["C4", "C12", "D4"])
+@pytest.mark.parametrize("training", [True, False])
+def test_field_batch_norm_is_inner_batch_norm(group, training):
+    group = Group.parse(group)
+    channels = 3 * group.order
+    field_type = regular_type(group, channels)
+    ours = FieldBatchNorm(group, channels).double()
+    theirs = enn.InnerBatchNorm(field_type).double()
+    inner = theirs.get_submodule(f"batch_norm_[{group.order}]")
+    with torch.no_grad():
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            value = torch.rand(3, dtype=torch.float64) + 0.5
+            getattr(ours, name).copy_(value)
+            getattr(inner, name).copy_(value)
+    ours.train(training), theirs.train(training)
+    x = (torch.randn(4, channels, 5, 5, dtype=torch.float64) * 2 + 7).requires_grad_()
+    x2 = x.detach().clone().requires_grad_()
+    direction = torch.randn(4, channels, 5, 5, dtype=torch.float64)
+    y, y2 = ours(GeometricTensor(x, field_type)).tensor, theirs(GeometricTensor(x2, field_type)).tensor
+    (y * direction).sum().backward(), (y2 * direction).sum().backward()
+    tight = dict(atol=1e-12, rtol=1e-10)
+    assert torch.allclose(y, y2, **tight)
+    assert torch.allclose(x.grad, x2.grad, **tight)
+    assert torch.allclose(ours.weight.grad, inner.weight.grad, **tight)
+    assert torch.allclose(ours.bias.grad, inner.bias.grad, **tight)
+    assert torch.allclose(ours.running_mean, inner.running_mean, **tight)
+    assert torch.allclose(ours.running_var, inner.running_var, **tight)
+    exported = ours.eval().export()
+    assert torch.allclose(exported(x), ours(GeometricTensor(x, field_type)).tensor, **tight)
+
+
+def test_field_batch_norm_keeps_precision_with_a_large_mean():
+    group = Group.parse("C4")
+    norm = FieldBatchNorm(group, 8)
+    x = torch.randn(8, 8, 9, 9) + 1000
+    y = norm(GeometricTensor(x, norm.in_type)).tensor.double()
+    exact = FieldBatchNorm(group, 8).double()(GeometricTensor(x.double(), norm.in_type)).tensor
+    assert (y - exact).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("group", ["C4", "C12", "D4"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_dense_convolution_is_r2conv(group, kernel):
+    """With the same coefficients, the same filter as e2cnn's R2Conv (cyclic: its own cache breaks on dihedral)."""
+    group = Group.parse(group)
+    ours = SteerableConv(group, 2 * group.order, 3 * group.order, kernel, padding=kernel // 2)
+    if not group.reflections:
+        theirs = enn.R2Conv(ours.in_type, ours.out_type, kernel, padding=kernel // 2, bias=False, initialize=False)
+        theirs.weights.data.copy_(ours.weights.detach().flatten())
+        expanded, _ = theirs.expand_parameters()
+        assert torch.allclose(ours.filter(), expanded, atol=1e-6)
+    x = torch.randn(2, ours.in_type.size, 9, 9)
+    _assert_quarter_turn(ours, x, group)
+
+
+def _assert_quarter_turn(layer, x, group):
+    steps = group.rotations // 4
+
+    def run(field):
+        return layer(GeometricTensor(field, layer.in_type)).tensor
+
+    expected = rotate_field(run(x), group, steps)
+    actual = run(rotate_field(x, group, steps))
+    assert (expected - actual).abs().max() < 1e-5 * expected.std()
+
+
+@pytest.mark.parametrize("group", ["C4", "C12", "D4", "D12"])
+@pytest.mark.parametrize("depthwise", ["strict", "fieldwise"])
+def test_depthwise_is_equivariant_and_exports(group, depthwise):
+    group = Group.parse(group)
+    if (group.order, depthwise) == (24, "fieldwise"):
+        pytest.skip("the basis regular -> regular of D12 takes minutes")
+    layer = SteerableConv(group, 2 * group.order, 2 * group.order, 3, stride=2, depthwise=depthwise)
+    x = torch.randn(2, 2 * group.order, 9, 9)
+    _assert_quarter_turn(layer, x, group)
+    plain = layer.export()
+    assert plain.groups == (2 * group.order if depthwise == "strict" else 2)
+    assert plain.field_size == group.order
+    assert torch.allclose(plain(x), layer(GeometricTensor(x, layer.in_type)).tensor, atol=1e-6)
+
+
+def test_strict_depthwise_mixes_no_channels():
+    group = Group.parse("C4")
+    layer = SteerableConv(group, 8, 8, 3, padding=1, depthwise="strict")
+    x = torch.zeros(1, 8, 9, 9)
+    x[:, 3] = torch.randn(9, 9)
+    y = layer(GeometricTensor(x, layer.in_type)).tensor
+    assert y[:, 3].abs().max() > 0 and y[:, [0, 1, 2, 4, 5, 6, 7]].abs().max() == 0
+
+
+@pytest.mark.parametrize("group", ["C4", "C8", "C12", "D4"])
+def test_quarter_turns_of_the_bank_are_equal_to_the_bit(group):
+    group = Group.parse(group)
+    bank = steerable_basis(group, "trivial", "regular", 3)[:, :, 0]
+    source = list(channel_permutation(group, group.rotations // 4))
+    assert torch.equal(bank, torch.rot90(bank, 1, (-2, -1))[:, source])
+    dense = steerable_basis(group, "regular", "regular", 1)
+    assert torch.equal(dense, dense[:, source][:, :, source])
+    # …and tying moves nothing by more than the rounding of e2cnn's own samples
+    untied = enn.R2Conv(
+        image_type(group, 1), regular_type(group, group.order), 3, bias=False, initialize=False, recompute=True
+    ) if not group.reflections else None
+    if untied is not None:
+        samples = torch.stack([untied.basisexpansion(unit) for unit in torch.eye(bank.shape[0])]).view_as(bank)
+        assert (samples - bank).abs().max() < 1e-6
+
+
+def test_basis_dimensions_known_from_theory():
+    """Band-limited dimensions at 3x3 (6 of 9), and |G| for pointwise filters."""
+    assert steerable_basis(Group.parse("C4"), "trivial", "regular", 3).shape[0] == 6
+    assert steerable_basis(Group.parse("C4"), "regular", "regular", 3).shape[0] == 24
+    assert steerable_basis(Group.parse("C12"), "regular", "regular", 1).shape[0] == 12
+    assert steerable_basis(Group.parse("D4"), "regular", "regular", 1).shape[0] == 8
+    with pytest.raises(ValueError, match="in_repr"):
+        steerable_basis(Group.parse("C4"), "irrep", "regular", 3)
+
+
+def test_pointwise_basis_of_an_image_channel():
+    group = Group.parse("C4")
+    layer = SteerableConv(group, 3, 8, 1, image_input=True)
+    _assert_quarter_turn_image(layer, torch.randn(2, 3, 7, 7), group)
+
+
+def _assert_quarter_turn_image(layer, x, group):
+    def run(image):
+        return layer(GeometricTensor(image, layer.in_type)).tensor
+
+    expected = rotate_field(run(x), group, group.rotations // 4)
+    assert torch.allclose(expected, run(torch.rot90(x, 1, (-2, -1))), atol=1e-5)
+
+
+def test_state_dict_is_the_same_in_both_modes_and_edits_take_effect():
+    group = Group.parse("C4")
+    layer = SteerableConv(group, 8, 8, 1)
+    training, evaluation = set(layer.train().state_dict()), set(layer.eval().state_dict())
+    assert training == evaluation == {"weights"}
+    x = GeometricTensor(torch.randn(1, 8, 5, 5), layer.in_type)
+    before = layer(x).tensor
+    with torch.no_grad():
+        layer.weights.mul_(2)
+    assert torch.allclose(layer(x).tensor, 2 * before, atol=1e-6)
+
+
+def test_wrong_field_type_is_refused():
+    group = Group.parse("C4")
+    layer = SteerableConv(group, 8, 8, 1)
+    with pytest.raises(TypeError, match="expected fields of type"):
+        layer(GeometricTensor(torch.randn(1, 4, 5, 5), regular_type(group, 4)))
+    with pytest.raises(ValueError, match="no multiple"):
+        SteerableConv(group, 6, 8, 1)
+    with pytest.raises(ValueError, match="depthwise"):
+        SteerableConv(group, 8, 8, 1, depthwise="seperable")

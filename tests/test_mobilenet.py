@@ -1,0 +1,126 @@
+import pytest
+import torch
+from conftest import randomize
+from torch import nn
+
+from equilib.equivariance import assert_equivariant, equivariance_error, run_model
+from equilib.mobilenet import (
+    IMAGENET_STRIDES,
+    EquivariantMobileNetV2,
+    InexactGridError,
+    MobileNetConfig,
+    MobileNetV2,
+    build,
+    count_costs,
+    count_parameters,
+)
+
+
+def test_the_conventional_network_is_mobilenetv2():
+    """Channels rounded to 8, ImageNet's strides and classes: MobileNetV2's published parameter count."""
+    config = MobileNetConfig(
+        divisor=8, group="C8", strides=IMAGENET_STRIDES, classes=1000, input_size=224, strided_padding=1, allow_inexact=True
+    )
+    assert count_parameters(MobileNetV2(config)) == 3_504_872
+
+
+@pytest.mark.parametrize("group, pooling, depthwise", [
+    ("C4", "mean", "strict"), ("C4", "max", "strict"), ("C4", "mean", "fieldwise"), ("C12", "mean", "strict"),
+    ("D4", "max", "strict"),
+])
+def test_equivariant_before_and_after_export(group, pooling, depthwise, tissue):
+    config = MobileNetConfig(width=0.35, group=group, group_pooling=pooling, depthwise=depthwise)
+    # In double precision the law shows without the rounding that 50 layers of random weights amplify.
+    network = randomize(build("equivariant", config), tissue).double()
+    assert_equivariant(network, tissue.double(), tolerance=1e-10)
+    plain = network.export().double()
+    assert_equivariant(plain, tissue.double(), tolerance=1e-10)
+    expected, actual = run_model(network, tissue), run_model(plain, tissue)
+    assert (expected - actual).abs().max() <= 1e-10 * expected.std()
+    assert_equivariant(network.float(), tissue, tolerance=1e-4)
+    assert not any("e2cnn" in type(m).__module__ for m in plain.modules())
+    depthwise_convs = [m for n, m in plain.named_modules() if n.endswith("depthwise.conv")]
+    assert len(depthwise_convs) == 17
+    if depthwise == "strict":
+        assert all(m.groups == m.in_channels == m.out_channels for m in depthwise_convs)
+
+
+def test_reflections_are_exact_for_dihedral_groups(tissue):
+    network = randomize(build("equivariant", MobileNetConfig(width=0.35, group="D4")), tissue).double()
+    expected, flipped = run_model(network, tissue), run_model(network, tissue.flip(-1))
+    assert (expected - flipped).abs().max() <= 1e-6 * expected.std()
+    cyclic = randomize(build("equivariant", MobileNetConfig(width=0.35, group="C4")), tissue)
+    expected, flipped = run_model(cyclic, tissue), run_model(cyclic, tissue.flip(-1))
+    assert (expected - flipped).abs().max() > 1e-3 * expected.std()
+
+
+def test_the_conventional_network_is_not_equivariant(tissue, small):
+    network = randomize(build("conventional", small), tissue)
+    assert equivariance_error(network, tissue, 90).rms > 0.05
+    with pytest.raises(AssertionError, match="not equivariant under 90 degrees"):
+        assert_equivariant(network, tissue)
+
+
+def test_same_shapes_and_macs(small):
+    conventional = count_costs(build("conventional", small), small.input_size)
+    equivariant = count_costs(build("equivariant", small).export(), small.input_size)
+    assert conventional == equivariant
+    assert len(conventional) == 53
+
+
+@pytest.mark.parametrize("bad, words", [
+    (dict(input_size=96), ["stem", "96", "input_size=95"]),
+    (dict(strided_padding=1), ["block", "input_size=97"]),
+])
+def test_inexact_grids_are_refused_with_where_and_why(bad, words):
+    with pytest.raises(InexactGridError) as error:
+        MobileNetConfig(width=0.35, **bad)
+    assert all(word in str(error.value) for word in words)
+    assert MobileNetConfig(width=0.35, allow_inexact=True, **bad).exact_angles == (0,)
+
+
+def test_an_even_grid_breaks_equivariance(tissue, small):
+    """The 96-pixel network of notebook 03: same weights, same group, but the strides see other pixels."""
+    config = small.replace(input_size=96, strided_padding=1, allow_inexact=True)
+    images = nn.functional.interpolate(tissue, size=(96, 96), mode="bilinear")
+    network = randomize(build("equivariant", config), images)
+    assert equivariance_error(network, images, 90).rms > 1e-3
+
+
+def test_other_exact_grids(tissue):
+    config = MobileNetConfig(width=0.35, group="C4", input_size=97, strided_padding=1)
+    assert [stage.size for stage in config.stages if stage.window.stride > 1] == [97, 49, 25]
+    images = nn.functional.interpolate(tissue, size=(97, 97), mode="bilinear")
+    assert_equivariant(randomize(build("equivariant", config), images).double(), images.double(), tolerance=1e-10)
+
+
+def test_every_grid_of_the_default_is_odd():
+    assert all(stage.size % 2 == 1 for stage in MobileNetConfig().stages)
+    assert MobileNetConfig().exact_angles == (0, 90, 180, 270)
+    assert MobileNetConfig(group="C6").exact_angles == (0, 180)
+
+
+@pytest.mark.parametrize("bad, match", [
+    (dict(width=0), "width"), (dict(group="Z4"), "group"), (dict(strides=(2, 1)), "strides"),
+    (dict(classes=0), "classes"), (dict(depthwise="no"), "depthwise"), (dict(group_pooling="sum"), "group_pooling"),
+    (dict(dropout=1.0), "dropout"), (dict(divisor=0), "divisor"),
+])
+def test_bad_configurations_name_the_argument(bad, match):
+    with pytest.raises(ValueError, match=match):
+        MobileNetConfig(**bad)
+
+
+def test_divisor_must_hold_whole_fields():
+    with pytest.raises(ValueError, match="divisor=8"):
+        EquivariantMobileNetV2(MobileNetConfig(group="C12", divisor=8))
+
+
+def test_a_wrong_input_size_says_what_to_do(small):
+    with pytest.raises(ValueError, match="95 x 95 pixels, got 96 x 96; crop"):
+        build("conventional", small)(torch.zeros(1, 3, 96, 96))
+
+
+def test_configuration_round_trip(small):
+    import json
+
+    assert MobileNetConfig(**json.loads(json.dumps(small.to_dict()))) == small
