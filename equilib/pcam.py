@@ -1,0 +1,196 @@
+"""PatchCamelyon: reading its HDF5 files, and what happens to a batch before the network.
+
+A split is two files in one folder, ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5``: key ``x`` holds uint8
+patches (N, 96, 96, 3), key ``y`` labels (N, 1, 1, 1), 1 where the centre 32 x 32 pixels hold tumour tissue.
+``data_download.sh`` fetches the real files; :func:`equilib.tissue.ensure_dataset` draws synthetic ones.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+SPLITS = ("train", "valid", "test")
+PATCH_SIZE = 96
+PUBLISHED_SIZES = {"train": 262_144, "valid": 32_768, "test": 32_768}
+# Of PCam's training split, per RGB channel, for intensities in [0, 1].
+MEAN = (0.7008, 0.5384, 0.6916)
+STD = (0.2350, 0.2774, 0.2129)
+
+_REMEDY = "delete it and run data_download.sh again, or check that this is the folder of the unpacked PCam files"
+
+
+class PatchFileError(RuntimeError):
+    """A PCam file is missing, truncated or not what it should be; the message names it and says what to do."""
+
+
+def split_path(root: str | Path, split: str, key: str) -> Path:
+    """The path of one file: ``split`` is train, valid or test, ``key`` is x or y."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    return Path(root) / f"camelyonpatch_level_2_split_{split}_{key}.h5"
+
+
+class Patches(Dataset):
+    """One split of PCam, uint8 and unchanged, read in batches.
+
+    Uncompressed contiguous files are memory-mapped; chunked ones are read chunk by chunk.  Files are opened once per
+    process, so that worker processes (forked or spawned) never share a handle.
+
+    Args:
+        root: the folder of the files.
+        split: ``"train"``, ``"valid"`` or ``"test"``.
+        limit: use only the first ``limit`` patches.
+
+    Raises:
+        PatchFileError: a file is missing, truncated, of the wrong key, shape or dtype, or x and y differ in length.
+        ValueError: unknown split, or ``limit`` larger than the split.
+    """
+
+    def __init__(self, root: str | Path, split: str, *, limit: int | None = None):
+        self.root, self.split = Path(root), split
+        self.path = split_path(root, split, "x")
+        self.labels = _read_labels(split_path(root, split, "y"))
+        with _open(self.path, "x") as dataset:
+            if dataset.ndim != 4 or dataset.shape[1:] != (PATCH_SIZE, PATCH_SIZE, 3):
+                raise PatchFileError(f"{self.path}: x has shape {dataset.shape}, not (N, 96, 96, 3); {_REMEDY}")
+            if dataset.dtype != np.uint8:
+                raise PatchFileError(f"{self.path}: x has dtype {dataset.dtype}, not uint8; {_REMEDY}")
+            if len(dataset) != len(self.labels):
+                raise PatchFileError(
+                    f"{self.path} holds {len(dataset)} patches, but its labels {split_path(root, split, 'y').name} are "
+                    f"{len(self.labels)}; the files belong to different splits or one is incomplete: {_REMEDY}"
+                )
+            self._shape = dataset.shape
+            plain = dataset.chunks is None and dataset.compression is None
+            self._offset = dataset.id.get_offset() if plain else None
+        if limit is not None:
+            if not 1 <= limit <= len(self.labels):
+                raise ValueError(f"limit must lie between 1 and the {len(self.labels)} patches of {split}, got {limit}")
+            self.labels = self.labels[:limit]
+        self._handle, self._process = None, None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getstate__(self):
+        # A handle must not cross into another process, and a memory map would be pickled as a copy of the file.
+        return self.__dict__ | {"_handle": None, "_process": None}
+
+    def _patches(self):
+        if self._handle is None or self._process != os.getpid():
+            if self._offset is not None:
+                self._handle = np.memmap(self.path, np.uint8, "r", self._offset, self._shape)
+            else:
+                # Room for a few hundred chunks of a few patches each; the default of 1 MB holds 37 patches.
+                self._handle = h5py.File(self.path, "r", rdcc_nbytes=128 * 2**20)["x"]
+            self._process = os.getpid()
+        return self._handle
+
+    def images(self, indices) -> np.ndarray:
+        """Patches by index, in the order asked for: (B, 96, 96, 3) uint8."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"patch {indices.min()}…{indices.max()} of {len(self)}")
+        patches = self._patches()
+        # In file order (and each patch once): neighbours share a page or a chunk.
+        distinct, inverse = np.unique(indices, return_inverse=True)
+        return np.asarray(patches[distinct])[inverse]
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.images([index])[0], int(self.labels[index])
+
+    def __getitems__(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        """What a DataLoader calls for a batch: images and labels, not a list of pairs."""
+        return self.images(indices), self.labels[np.asarray(indices)]
+
+
+def collate(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """(B, 96, 96, 3) uint8 and labels to (B, 3, 96, 96) uint8 (channels_last in memory, no copy) and (B,) int64."""
+    images, labels = batch
+    return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+
+def crop(images: Tensor, size: int) -> Tensor:
+    """Crop (…, n, n) to (…, size, size).  From 96 to 95 pixels this takes the last row and column off.
+
+    Such a crop does not commute with rotations, so all rotations act after it.
+    """
+    n = images.shape[-1]
+    if not 1 <= size <= n:
+        raise ValueError(f"cannot crop {n} pixels to {size}")
+    start = (n - size) // 2
+    return images[..., start : start + size, start : start + size]
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random 90-degree rotation and reflection for each patch (section 5 of the paper).
+
+    Args:
+        images: (B, C, n, n), any dtype.
+        generator: on the CPU; decides alone, so that a batch can be repeated.
+    """
+    choice = torch.randint(0, 8, (len(images),), generator=generator).to(images.device)
+    result = images.clone()
+    for element in range(1, 8):
+        selected = choice == element
+        if selected.any():
+            turned = torch.rot90(images[selected], element % 4, (-2, -1))
+            result[selected] = turned.flip(-1) if element >= 4 else turned
+    return result
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 patches (B, 3, n, n) to float32 with zero mean and unit variance over PCam, channels_last."""
+    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def input_range() -> tuple[float, float]:
+    """The smallest and largest value that :func:`normalize` can give."""
+    low = min((0 - mean) / std for mean, std in zip(MEAN, STD))
+    high = max((1 - mean) / std for mean, std in zip(MEAN, STD))
+    return low, high
+
+
+def network_inputs(patches: Patches, indices, size: int) -> Tensor:
+    """Patches by index, cropped and normalised: (B, 3, size, size) float32."""
+    images, _ = collate((patches.images(indices), patches.labels[:0]))
+    return normalize(crop(images, size))
+
+
+@contextmanager
+def _open(path: Path, key: str):
+    """Open one dataset, with errors that say what to do."""
+    if not path.is_file():
+        packed = path.with_name(path.name + ".gz")
+        hint = f"; unpack {packed.name} first" if packed.is_file() else "; run data_download.sh, or name its folder"
+        raise PatchFileError(f"{path} is missing{hint}")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise PatchFileError(f"{path} is truncated or no HDF5 file ({error}); {_REMEDY}") from error
+    with file:
+        if key not in file or not isinstance(file[key], h5py.Dataset):
+            raise PatchFileError(f"{path} has no dataset {key!r} (it has {sorted(file)}); {_REMEDY}")
+        yield file[key]
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    with _open(path, "y") as dataset:
+        if dataset.shape not in ((len(dataset), 1, 1, 1), (len(dataset),)):
+            raise PatchFileError(f"{path}: y has shape {dataset.shape}, not (N, 1, 1, 1); {_REMEDY}")
+        if not np.issubdtype(dataset.dtype, np.integer):
+            raise PatchFileError(f"{path}: y has dtype {dataset.dtype}, not an integer one; {_REMEDY}")
+        labels = dataset[...].reshape(-1).astype(np.int64)
+    if labels.size == 0 or not np.isin(labels, (0, 1)).all():
+        raise PatchFileError(f"{path}: y must hold labels 0 and 1, and at least one; {_REMEDY}")
+    return labels

@@ -1,0 +1,344 @@
+"""Training on Lightning: resumable to the bit, one folder per run.
+
+A run's folder holds ``config.json`` (what was asked for), ``last.ckpt`` (after every epoch), ``best.ckpt`` (lowest
+validation loss) and ``metrics.csv`` (a row an epoch).  Calling :func:`train` again with the same configuration continues
+where the last finished epoch ended: order of patches, augmentation and dropout depend on the seed and the epoch alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from equilib.mobilenet import MobileNetConfig, build
+from equilib.pcam import Patches, augment, collate, crop, normalize
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights of a run.
+
+    Attributes:
+        kind: ``"conventional"`` or ``"equivariant"``.
+        network: the architecture.
+        data: folder with PCam's files (real or synthetic).
+        train_limit, valid_limit: use only the first patches of a split.
+        epochs, batch_size: batch size is per process.
+        learning_rate, weight_decay: of AdamW, with a one-cycle schedule; biases and norms are not decayed.
+        augmentation: random 90-degree rotations and reflections.
+        seed: of initialisation, order, augmentation and dropout.
+    """
+
+    kind: str
+    network: MobileNetConfig = field(default_factory=MobileNetConfig)
+    data: str = "data/pcam"
+    train_limit: int | None = None
+    valid_limit: int | None = None
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    augmentation: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def to_dict(self) -> dict:
+        """A JSON-compatible dictionary."""
+        return asdict(self) | {"network": self.network.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainConfig:
+        return cls(**values | {"network": MobileNetConfig(**values["network"])})
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator that depends on these non-negative integers alone, such as (seed, epoch, batch)."""
+    import numpy as np
+
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
+
+class PatchData(lightning.LightningDataModule):
+    """The train and valid loaders: uint8 batches, shuffled by seed and epoch, split over the processes."""
+
+    def __init__(self, config: TrainConfig, *, workers: int = 0):
+        super().__init__()
+        self.config, self.workers = config, workers
+        self.train_patches = Patches(config.data, "train", limit=config.train_limit)
+        self.valid_patches = Patches(config.data, "valid", limit=config.valid_limit)
+
+    def _loader(self, patches: Patches, shuffle: bool) -> DataLoader:
+        processes = self.trainer.world_size
+        if shuffle and len(patches) < processes * self.config.batch_size:
+            raise ValueError(
+                f"batch_size={self.config.batch_size} on {processes} process(es) is larger than the {len(patches)} patches"
+            )
+        sampler = DistributedSampler(
+            patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed, drop_last=shuffle
+        )
+        return DataLoader(
+            patches,
+            self.config.batch_size,
+            sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=shuffle,
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.train_patches, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.valid_patches, shuffle=False)
+
+
+class PatchClassifier(lightning.LightningModule):
+    """A network of :mod:`equilib.mobilenet` with its loss, metrics and optimizer."""
+
+    def __init__(self, config: TrainConfig):
+        super().__init__()
+        self.config = config
+        self.network = build(config.kind, config.network)
+        self.train_loss, self.valid_loss = MeanMetric(), MeanMetric()
+        classes = max(config.network.classes, 2)
+        self.train_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.valid_accuracy = MulticlassAccuracy(classes, average="micro")
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["equilib"] = self.config.to_dict()
+
+    def on_train_epoch_start(self):
+        # Dropout draws from the global generator: bind it to the epoch, so that a resumed run repeats it.
+        torch.manual_seed(seeded(self.config.seed, self.current_epoch, self.global_rank).initial_seed())
+        self.train_loss.reset(), self.train_accuracy.reset()
+
+    def training_step(self, batch, index):
+        images, labels = batch
+        images = crop(images, self.config.network.input_size)
+        if self.config.augmentation:
+            generator = seeded(self.config.seed, self.current_epoch, self.global_rank, index)
+            images = augment(images, generator)
+        logits = self.network(normalize(images))
+        loss = F.cross_entropy(logits, labels)
+        self.train_loss.update(loss.detach(), len(labels))
+        self.train_accuracy.update(logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch, index):
+        images, labels = batch
+        logits = self.network(normalize(crop(images, self.config.network.input_size)))
+        self.valid_loss.update(F.cross_entropy(logits, labels), len(labels))
+        self.valid_accuracy.update(logits, labels)
+
+    def on_validation_epoch_end(self):
+        for name in ("valid_loss", "valid_accuracy"):
+            metric = getattr(self, name)
+            self.log(name, metric.compute(), prog_bar=True)
+            metric.reset()
+
+    def configure_optimizers(self):
+        decayed, free = [], []
+        for name, parameter in self.network.named_parameters():
+            (free if "norm" in name or name.endswith("bias") else decayed).append(parameter)
+        groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, self.config.learning_rate, weight_decay=self.config.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        # OneCycleLR divides by the length of each phase, so very short runs need a rising phase of two steps.
+        rise = min(max(0.2, 2 / steps), 0.9)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.config.learning_rate, steps, pct_start=rise)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class History(Callback):
+    """A row of metrics per epoch, kept in the checkpoint and written to ``metrics.csv`` as a whole.
+
+    Lightning's own CSVLogger drops the earlier rows when a run is resumed.
+    """
+
+    COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "learning_rate")
+
+    def __init__(self, path: Path, *, print_rows: bool = False):
+        self.path, self.print_rows, self.rows = path, print_rows, []
+
+    def state_dict(self):
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state):
+        self.rows = state["rows"]
+
+    def on_train_epoch_end(self, trainer, module):
+        metrics = {
+            "train_loss": module.train_loss.compute(),
+            "train_accuracy": module.train_accuracy.compute(),
+            "valid_loss": trainer.callback_metrics["valid_loss"],
+            "valid_accuracy": trainer.callback_metrics["valid_accuracy"],
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        row = {"epoch": trainer.current_epoch + 1} | {name: float(value) for name, value in metrics.items()}
+        self.rows = self.rows + [row]
+        if trainer.is_global_zero:
+            write_rows(self.path, self.COLUMNS, self.rows)
+            if self.print_rows:
+                print(
+                    f"epoch {row['epoch']:3d}/{trainer.max_epochs}  train loss {row['train_loss']:.3f}"
+                    f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
+                    flush=True,
+                )
+
+
+def write_rows(path: Path, columns, rows) -> None:
+    """Write a CSV file whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What :func:`train` leaves behind: the network of the lowest validation loss, and the curves."""
+
+    network: nn.Module
+    checkpoint: Path
+    best_epoch: int
+    history: tuple[dict, ...]
+
+
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    *,
+    progress: bool = False,
+    print_epochs: bool = False,
+    workers: int = 0,
+    **trainer_options,
+) -> TrainResult:
+    """Train, or continue, one run.
+
+    Args:
+        config: what to train; must equal that of the folder's earlier start, else ValueError names the difference.
+        folder: of the run; created.
+        progress: show Lightning's progress bar.
+        print_epochs: print a line per epoch.
+        workers: processes that load data.
+        trainer_options: for ``lightning.Trainer``: devices, num_nodes, accelerator, strategy, precision …
+
+    Returns:
+        The network with the lowest validation loss, in evaluation mode.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, config)
+    torch.manual_seed(config.seed)
+    module = PatchClassifier(config)
+    history = History(folder / "metrics.csv", print_rows=print_epochs)
+    # Both are written when an epoch is over, best first: whatever `last` knows of is then on disk.
+    saving = dict(dirpath=folder, save_on_train_epoch_end=True, enable_version_counter=False)
+    best = ModelCheckpoint(filename="best", monitor="valid_loss", mode="min", **saving)
+    last = ModelCheckpoint(filename="last", **saving)
+    callbacks = [history, best, last] + ([TQDMProgressBar(leave=True)] if progress else [])
+    options = dict(accelerator="auto", devices="auto") | trainer_options
+    resume = folder / "last.ckpt"
+    with _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=config.epochs,
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+            **options,
+        )
+        trainer.fit(
+            module, PatchData(config, workers=workers), ckpt_path=resume if resume.exists() else None, weights_only=False
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.strategy.barrier()
+    network, checkpoint = load_network(folder / "best.ckpt")
+    return TrainResult(network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(history.rows))
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, dict]:
+    """The network of a checkpoint, in evaluation mode, and the checkpoint's other contents."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; train first (equilib train --help)")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        config = TrainConfig.from_dict(checkpoint["equilib"])
+    except Exception as error:
+        raise ValueError(f"{path} is no checkpoint of equilib ({error})") from error
+    network = build(config.kind, config.network)
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    network.load_state_dict(weights)
+    return network.eval(), checkpoint
+
+
+def _claim(folder: Path, config: TrainConfig) -> None:
+    """Refuse a folder that holds another run."""
+    path = folder / "config.json"
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        asked = config.to_dict()
+        different = [key for key in asked if asked[key] != earlier.get(key)]
+        if different:
+            changes = ", ".join(f"{key}: {earlier.get(key)!r} then, {asked[key]!r} now" for key in different)
+            raise ValueError(f"{folder} holds a run of another configuration ({changes}); choose another folder")
+    elif int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
+        write_json(path, config.to_dict())
+
+
+class _quiet:
+    """Keep Lightning's notices about hardware, loggers and workers out of the output."""
+
+    def __enter__(self):
+        self._loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+    def __exit__(self, *exception):
+        self._warnings.__exit__(*exception)
+        for logger, level in zip(self._loggers, self._levels):
+            logger.setLevel(level)
+
+
