@@ -158,7 +158,7 @@ def quantize(network: fx.GraphModule, input_range: tuple[float, float]) -> fx.Gr
     """Insert fake quantizers: W8A8, per tensor, with data-free activation ranges.
 
     A tensor is rounded once, where an integer kernel would write it: behind a convolution together with its ReLU,
-    behind a residual sum, behind the pooling, and at the input.
+    behind a residual sum, behind the pooling, and behind the mask of the input.
 
     Args:
         network: folded (:func:`equilib.dfq.fold_batch_norm`), and equalized or not.
@@ -179,7 +179,7 @@ def quantize(network: fx.GraphModule, input_range: tuple[float, float]) -> fx.Gr
         module = network.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(module, Layer):
             _replace(network, node.target, QuantizedLayer(module, scales[node.args[0].name]))
-        if inherited or node.name not in ranges or _followed_by_relu(network, node) or _is_final(node):
+        if inherited or node.name not in ranges or _is_final(node) or _followed_by(network, node, (nn.ReLU, DiscMask)):
             continue
         quantizer = FakeQuantize(ranges[node.name].low, ranges[node.name].high)
         scales[node.name] = quantizer.scale
@@ -198,12 +198,13 @@ def _inherits_scale(network: fx.GraphModule, node: fx.Node) -> bool:
     """Selecting among rounded values gives rounded values: no second rounding."""
     if node.op != "call_module":
         return False
-    return isinstance(network.get_submodule(node.target), (GroupMax, nn.Dropout, nn.Identity, nn.Flatten, DiscMask))
+    return isinstance(network.get_submodule(node.target), (GroupMax, nn.Dropout, nn.Identity, nn.Flatten))
 
 
-def _followed_by_relu(network: fx.GraphModule, node: fx.Node) -> bool:
+def _followed_by(network: fx.GraphModule, node: fx.Node, kinds: tuple) -> bool:
+    """Whether the tensor's only use is a module that an integer kernel does in the same go (ReLU, the input's mask)."""
     users = [user for user in node.users if user.op == "call_module"]
-    return len(node.users) == len(users) == 1 and isinstance(network.get_submodule(users[0].target), nn.ReLU)
+    return len(node.users) == len(users) == 1 and isinstance(network.get_submodule(users[0].target), kinds)
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
@@ -239,6 +240,10 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
         )
     model = program.model_proto
     _store_integers(model)
+    for node in model.graph.node:  # stack traces and names of Python files: of no use on a device
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
     onnx.checker.check_model(model)
     onnx.save(model, temporary)
     os.replace(temporary, path)

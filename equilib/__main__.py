@@ -1,0 +1,139 @@
+"""The command ``equilib``: train one network, or compare both from training to INT8."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="equilib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    data = shared.add_argument_group("data")
+    data.add_argument("--data", help="folder with PCam's six .h5 files; without it, synthetic tissue is drawn")
+    data.add_argument("--train-limit", type=int, help="use only the first N training patches")
+    data.add_argument("--valid-limit", type=int, help="use only the first N validation patches")
+    data.add_argument("--workers", type=int, default=0, help="processes that load data (0: the training process)")
+    network = shared.add_argument_group("network")
+    network.add_argument("--width", type=float, default=1.0, help="multiplier of all channel numbers (default 1.0)")
+    network.add_argument("--group", default="C12", help="C4, C12, D4 … (default C12)")
+    network.add_argument("--depthwise", choices=("strict", "fieldwise"), default="strict")
+    network.add_argument("--group-pooling", choices=("mean", "max"), default="mean")
+    training = shared.add_argument_group("training")
+    training.add_argument("--epochs", type=int, default=300, help="default 300, the paper's")
+    training.add_argument("--batch-size", type=int, default=64, help="per process (default 64)")
+    training.add_argument("--learning-rate", type=float, default=1e-3)
+    training.add_argument("--weight-decay", type=float, default=0.05)
+    training.add_argument("--no-augmentation", action="store_true", help="no random rotations and reflections")
+    training.add_argument("--seed", type=int, default=0)
+    machine = shared.add_argument_group("machine (options of lightning.Trainer)")
+    machine.add_argument("--accelerator", default="auto")
+    machine.add_argument("--devices", default="auto", help="how many, or which")
+    machine.add_argument("--num-nodes", type=int, default=1)
+    machine.add_argument("--strategy", default="auto", help="ddp for several devices")
+    machine.add_argument("--precision", default="32-true")
+    machine.add_argument("--threads", type=int, help="of torch on the CPU")
+    shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
+
+    train = commands.add_parser("train", parents=[shared], help="train one network, or continue its run")
+    train.add_argument("kind", choices=("conventional", "equivariant"))
+    train.add_argument("--run", type=Path, required=True, help="folder of the run; if it exists, the run continues")
+
+    compare = commands.add_parser(
+        "compare", parents=[shared], help="train both networks, quantize them, and write accuracies and errors as JSON"
+    )
+    compare.add_argument("--runs", type=Path, required=True, help="folder of the two runs; if they exist, they continue")
+    compare.add_argument("--output", type=Path, required=True, help="the JSON file")
+    compare.add_argument("--label", help="what the data is, for tables")
+    compare.add_argument("--measured", type=int, default=300, help="test patches for equivariance errors (default 300)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options, arguments if arguments is not None else sys.argv[1:])
+    except KeyboardInterrupt:
+        print("equilib: interrupted; the same command continues after the last finished epoch", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"equilib: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
+    import torch
+
+    from equilib.mobilenet import MobileNetConfig
+    from equilib.training import TrainConfig, train
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    network = MobileNetConfig(
+        width=options.width, group=options.group, depthwise=options.depthwise, group_pooling=options.group_pooling
+    )
+    config = TrainConfig(
+        getattr(options, "kind", "equivariant"),
+        network,
+        data=str(options.data or _synthetic()),
+        train_limit=options.train_limit,
+        valid_limit=options.valid_limit,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        augmentation=not options.no_augmentation,
+        seed=options.seed,
+    )
+    devices = int(options.devices) if options.devices.isdigit() else options.devices
+    training_options = dict(
+        progress=not options.no_progress,
+        print_epochs=options.no_progress,
+        workers=options.workers,
+        accelerator=options.accelerator,
+        devices=devices,
+        num_nodes=options.num_nodes,
+        strategy=options.strategy,
+        precision=options.precision,
+    )
+    if options.command == "train":
+        result = train(config, options.run, **training_options)
+        print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
+        return 0
+    from equilib.experiment import compare, data_label, table
+
+    contents = compare(
+        config,
+        options.runs,
+        options.output,
+        label=options.label or data_label(config.data),
+        command=_without_paths(arguments),
+        measured=options.measured,
+        training_options=training_options,
+    )
+    for row in table(contents):
+        print("  ".join(f"{key}: {value:.3g}" if isinstance(value, float) else f"{key}: {value}" for key, value in row.items()))
+    return 0
+
+
+def _synthetic() -> Path:
+    from equilib.budget import current_budget
+    from equilib.tissue import ensure_dataset
+
+    return ensure_dataset(current_budget().sizes)
+
+
+def _without_paths(arguments: list[str]) -> str:
+    """The command as others would type it: the folders of this machine are left out."""
+    words = ["equilib"]
+    for previous, word in zip([""] + arguments, arguments):
+        placeholder = {"--data": "DATA", "--runs": "RUNS", "--output": "OUTPUT"}.get(previous)
+        words.append(placeholder or (repr(word) if " " in word else word))
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""From patches to the paper's Table 1: train both networks, export, quantize, measure, and write it all down.
+
+One experiment is one JSON file with its configuration, seeds, data, environment and figures; ``results/`` holds those
+that ship, and notebooks read them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+
+from equilib import dfq, int8
+from equilib.equivariance import equivariance_sweep, interpolation_control, relative_difference, run_model
+from equilib.mobilenet import build, count_costs, count_parameters, exported
+from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
+from equilib.training import TrainConfig, TrainResult, train, write_json
+
+KINDS = ("conventional", "equivariant")
+
+
+def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tensor:
+    """Logits (N, classes) of all patches of a split, read and run batch by batch."""
+    parts = []
+    for start in range(0, len(patches), batch_size):
+        indices = range(start, min(start + batch_size, len(patches)))
+        parts.append(run_model(model, network_inputs(patches, indices, size), batch_size=batch_size))
+    return torch.cat(parts)
+
+
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, area under the ROC curve, cross-entropy and expected calibration error (15 bins) of two-class logits.
+
+    Args:
+        logits: (N, 2).
+        labels: (N,), 0 or 1.
+    """
+    if logits.ndim != 2 or logits.shape[1] != 2:
+        raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape)}")
+    probability = logits.softmax(1)[:, 1]
+    return {
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "auc": binary_auroc(probability, labels).item(),
+        "cross_entropy": nn.functional.cross_entropy(logits, labels).item(),
+        "calibration_error": binary_calibration_error(probability, labels, n_bins=15).item(),
+    }
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One trained network on its way to the device; all entries compute (nearly) the same logits.
+
+    Attributes:
+        trained: as it was trained (with e2cnn, if equivariant), in evaluation mode.
+        exported: plain torch modules.
+        folded: batch normalization folded.
+        equalized: ranges equalized.
+        absorbed: high biases absorbed; what is quantized.
+        simulated: with fake quantizers.
+        onnx: the INT8 model, a file.
+    """
+
+    trained: nn.Module
+    exported: nn.Module
+    folded: nn.Module
+    equalized: nn.Module
+    absorbed: nn.Module
+    simulated: nn.Module
+    onnx: Path
+
+    @property
+    def session(self):
+        """The INT8 model in onnxruntime."""
+        return int8.session(self.onnx)
+
+
+def deploy(network: nn.Module, path: str | Path) -> Deployed:
+    """Export, fold, equalize, absorb, quantize (W8A8 per tensor, data-free ranges) and write the ONNX file."""
+    plain = exported(network)
+    folded = dfq.fold_batch_norm(plain)
+    equalized, _ = dfq.equalize(folded)
+    absorbed, _ = dfq.absorb_high_bias(equalized)
+    simulated = int8.quantize(absorbed, input_range())
+    onnx = int8.export_onnx(simulated, path, network.config.input_size)
+    return Deployed(network, plain, folded, equalized, absorbed, simulated, onnx)
+
+
+def measure(
+    result: TrainResult,
+    config: TrainConfig,
+    onnx: str | Path,
+    *,
+    angles: Sequence[float] = (30, 60, 90, 180, 270),
+    measured: int = 300,
+    data: str | Path | None = None,
+) -> dict:
+    """All figures of one trained network, as a JSON-compatible dictionary.
+
+    Args:
+        result, config: of the training.
+        onnx: where to write the INT8 model.
+        angles: of the equivariance errors, in degrees; multiples of 90 are exact rotations, at the others the
+            interpolation control is measured too.
+        measured: test patches on which equivariance errors are measured.
+        data: folder of the test split, by default the training's.
+
+    Returns:
+        ``accuracy``: metrics of FP32, of FP32 after equalization and absorption, of naive INT8 (simulated, neither
+        equalized nor absorbed), of simulated and of real INT8.  ``equivariance``: for each stage, a list of errors.
+        ``logit_change``: relative differences between stages.
+    """
+    size = config.network.input_size
+    test = Patches(data or config.data, "test")
+    labels = torch.from_numpy(test.labels)
+    model = deploy(result.network, onnx)
+    running = model.session
+    naive = int8.quantize(model.folded, input_range())
+    logits = {
+        "fp32": predict(model.exported, test, size),
+        "fp32 equalized": predict(model.equalized, test, size),
+        "fp32 equalized and absorbed": predict(model.absorbed, test, size),
+        "int8 naive, simulated": predict(naive, test, size),
+        "int8 simulated": predict(model.simulated, test, size),
+        "int8": predict(running, test, size),
+    }
+    sample = network_inputs(test, range(min(measured, len(test))), size)
+    torch.manual_seed(config.seed)
+    stages = {
+        "untrained": build(config.kind, config.network),
+        "trained": model.trained,
+        "exported": model.exported,
+        "equalized": model.equalized,
+        "int8": running,
+    }
+    between = [angle for angle in angles if angle % 90]
+    return {
+        "config": config.to_dict() | {"data": Path(config.data).name},
+        "parameters": count_parameters(result.network),
+        "parameters_exported": count_parameters(model.exported),
+        "macs": sum(layer.macs for layer in count_costs(model.exported, size)),
+        "onnx_bytes": model.onnx.stat().st_size,
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "history": list(result.history),
+        "accuracy": {stage: classification_metrics(values, labels) for stage, values in logits.items()},
+        "logit_change": {
+            "equalized": relative_difference(logits["fp32"], logits["fp32 equalized"]),
+            "absorbed": relative_difference(logits["fp32"], logits["fp32 equalized and absorbed"]),
+            "int8": relative_difference(logits["fp32"], logits["int8"]),
+        },
+        "same_class_int8_and_simulation": (logits["int8"].argmax(1) == logits["int8 simulated"].argmax(1))
+        .double()
+        .mean()
+        .item(),
+        "measured_patches": len(sample),
+        "equivariance": {
+            stage: [asdict(error) for error in equivariance_sweep(network, sample, angles)]
+            for stage, network in stages.items()
+        },
+        "interpolation_control": [asdict(interpolation_control(model.exported, sample, angle)) for angle in between],
+    }
+
+
+def compare(
+    config: TrainConfig,
+    runs: str | Path,
+    output: str | Path,
+    *,
+    label: str,
+    command: str = "",
+    measured: int = 300,
+    training_options: dict | None = None,
+) -> dict:
+    """Train (or continue) both networks of one configuration, measure them and write ``output`` as JSON.
+
+    Args:
+        config: its ``kind`` is ignored.
+        runs: folder for the two runs and the INT8 models.
+        output: the JSON file; it appears whole or not at all.
+        label: what the data is, in words, for tables.
+        command: how this was started, to be written down.
+        measured: see :func:`measure`.
+        training_options: for :func:`equilib.training.train`.
+
+    Returns:
+        The contents of the file.
+    """
+    runs, output = Path(runs), Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    models = {}
+    for kind in KINDS:
+        ours = replace(config, kind=kind)
+        result = train(ours, runs / kind, **(training_options or {}))
+        models[kind] = measure(result, ours, runs / f"{kind}_int8.onnx", measured=measured)
+    sizes = {split: len(Patches(config.data, split)) for split in SPLITS}
+    used = sizes | {
+        split: min(limit, sizes[split])
+        for split, limit in (("train", config.train_limit), ("valid", config.valid_limit))
+        if limit
+    }
+    contents = {
+        "data": {"label": label, **used},
+        "seed": config.seed,
+        "command": command,
+        "environment": environment(),
+        "models": models,
+    }
+    write_json(output, contents)
+    return contents
+
+
+def data_label(root: str | Path) -> str:
+    """What a folder holds, in words: PCam where all three splits have the published sizes, else the folder's name."""
+    sizes = {split: len(Patches(root, split)) for split in SPLITS}
+    if sizes == PUBLISHED_SIZES:
+        return "PCam"
+    return "synthetic tissue" if Path(root).name.startswith("tissue-v") else Path(root).name
+
+
+def environment() -> dict[str, str]:
+    """Versions, processor and git revision, for a JSON of results."""
+    packages = ("torch", "e2cnn", "lightning", "onnx", "onnxruntime", "numpy")
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    return {
+        "equilib": version("equilib"),
+        "revision": revision or "unknown",
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "threads": str(torch.get_num_threads()),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{package: version(package) for package in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def read_results(path: str | Path) -> dict:
+    """The contents of a results file; raises FileNotFoundError or ValueError that names it."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; the README says which command makes it")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON file ({error})") from error
+
+
+def table(contents: dict) -> list[dict]:
+    """Rows for the table of the four accuracies: one a model, with FP32, INT8 and the errors under rotation.
+
+    Errors are root mean squares in standard deviations of the logits, the largest over the exact rotations
+    (multiples of 90 degrees).
+    """
+    rows = []
+    for kind, figures in contents["models"].items():
+        exact = {
+            stage: max(e["rms"] for e in errors if e["degrees"] % 90 == 0)
+            for stage, errors in figures["equivariance"].items()
+        }
+        accuracy = figures["accuracy"]
+        rows.append(
+            {
+                "model": kind,
+                "parameters": figures["parameters"],
+                "FP32 accuracy": accuracy["fp32"]["accuracy"],
+                "INT8 accuracy": accuracy["int8"]["accuracy"],
+                "naive INT8 accuracy": accuracy["int8 naive, simulated"]["accuracy"],
+                "FP32 error at 90°": exact["exported"],
+                "INT8 error at 90°": exact["int8"],
+            }
+        )
+    return rows

@@ -1,0 +1,185 @@
+import copy
+
+import pytest
+import torch
+from conftest import randomize
+from torch import nn
+
+from equilib import dfq
+from equilib.equivariance import run_model
+from equilib.mobilenet import MobileNetConfig, build, exported
+
+
+@pytest.fixture(params=["conventional", "equivariant", "equivariant, group max"])
+def network(request, tissue):
+    pooling = "max" if "max" in request.param else "mean"
+    config = MobileNetConfig(width=0.35, group="C4", group_pooling=pooling)
+    return exported(randomize(build(request.param.split(",")[0], config), tissue)).double()
+
+
+def same_function(a, b, images, tolerance=1e-12):
+    expected, actual = run_model(a, images), run_model(b, images)
+    assert (expected - actual).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_folding_preserves_the_function_and_keeps_the_statistics(network, tissue):
+    x = tissue.double()
+    folded = dfq.fold_batch_norm(network)
+    same_function(network, folded, x)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    stem, norm = folded.get_submodule("features.stem.conv"), network.features.stem.norm
+    assert torch.equal(stem.output_mean, norm.bias) and torch.equal(stem.output_std, norm.weight.abs())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_equalization_preserves_the_function(network, tissue, tied):
+    if tied and not hasattr(network.features.stem.conv, "field_size"):
+        pytest.skip("a conventional network has no fields")
+    folded = dfq.fold_batch_norm(network)
+    before = copy.deepcopy(folded.state_dict())
+    equalized, report = dfq.equalize(folded, tied=tied)
+    same_function(folded, equalized, tissue.double())
+    assert report.change <= 1e-9
+    assert all(torch.equal(before[k], v) for k, v in folded.state_dict().items()), "the argument was changed"
+    if not tied:
+        for pair in report.pairs:
+            if not pair.tied:
+                r1 = dfq.outgoing_ranges(equalized.get_submodule(pair.first))
+                r2 = dfq.incoming_ranges(equalized.get_submodule(pair.second))
+                assert torch.allclose(r1, r2, rtol=1e-6)
+
+
+def test_the_closed_form_of_a_chain():
+    """1x1 -> depthwise -> 1x1: every range becomes (r1 r2 r3)^(1/3)."""
+    generator = torch.Generator().manual_seed(0)
+    chain = nn.Sequential(
+        nn.Conv2d(5, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    ).double()
+    with torch.no_grad():
+        for layer in (chain[0], chain[2], chain[4]):
+            scale = torch.exp(2 * torch.randn(layer.weight.shape[0], generator=generator, dtype=torch.float64))
+            layer.weight.mul_(scale.view(-1, 1, 1, 1))
+    r1, r2, r3 = dfq.outgoing_ranges(chain[0]), dfq.outgoing_ranges(chain[2]), dfq.incoming_ranges(chain[4])
+    equalized, _ = dfq.equalize(dfq.trace(chain))
+    expected = (r1 * r2 * r3) ** (1 / 3)
+    for ranges in (
+        dfq.outgoing_ranges(equalized.get_submodule("0")),
+        dfq.outgoing_ranges(equalized.get_submodule("2")),
+        dfq.incoming_ranges(equalized.get_submodule("4")),
+    ):
+        assert torch.allclose(ranges, expected, rtol=1e-8)
+
+
+def test_equalization_undoes_any_rescaling():
+    chain = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)).double()
+    spoiled = copy.deepcopy(chain)
+    scale = torch.tensor([1e-3, 1e2, 1, 5, 0.2, 30], dtype=torch.float64)
+    dfq._scale_outputs(spoiled[0], scale)
+    dfq._scale_inputs(spoiled[2], 1 / scale)
+    ranges = [dfq.equalize(dfq.trace(c))[1].after for c in (chain, spoiled)]
+    for name in ranges[0]:
+        assert torch.allclose(ranges[0][name], ranges[1][name], rtol=1e-9)
+
+
+def test_grouped_convolution_is_the_same_layer_written_as_dense():
+    grouped = nn.Conv2d(6, 4, 3, groups=2).double()
+    dense = nn.Conv2d(6, 4, 3).double()
+    with torch.no_grad():
+        dense.weight.zero_(), dense.bias.copy_(grouped.bias)
+        dense.weight[:2, :3], dense.weight[2:, 3:] = grouped.weight[:2], grouped.weight[2:]
+    assert torch.equal(dfq.incoming_ranges(grouped), dfq.incoming_ranges(dense))
+    constant = torch.rand(6, dtype=torch.float64)
+    assert torch.allclose(dfq._apply_to_constant(grouped, constant), dfq._apply_to_constant(dense, constant))
+    scale = torch.rand(6, dtype=torch.float64) + 0.5
+    dfq._scale_inputs(grouped, scale), dfq._scale_inputs(dense, scale)
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
+    assert torch.allclose(grouped(x), dense(x))
+
+
+def test_tied_scales_are_constant_within_fields_and_commute(tissue):
+    network = exported(randomize(build("equivariant", MobileNetConfig(width=0.35, group="C12")), tissue)).double()
+    folded = dfq.fold_batch_norm(network)
+    for tied in (True, False):
+        equalized, _ = dfq.equalize(folded, tied=tied)
+        spreads = []
+        for name, module in equalized.named_modules():
+            if name.endswith("depthwise.conv"):
+                ratio = dfq.outgoing_ranges(module) / dfq.outgoing_ranges(folded.get_submodule(name))
+                ratio = ratio.unflatten(0, (-1, 12))
+                spreads.append((ratio.amax(1) / ratio.amin(1)).max().item())
+        assert (max(spreads) < 1 + 1e-9) == tied
+
+
+def test_tied_scales_need_fields():
+    chain = dfq.trace(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)))
+    with pytest.raises(ValueError, match="field_size"):
+        dfq.equalize(chain, tied=True)
+
+
+def test_absorption_keeps_the_function_where_the_relu_is_linear():
+    """Pre-activations above c on both sides: exactly the same function; the bias moves on."""
+    chain = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3)).double().eval()
+    with torch.no_grad():
+        chain[1].bias.fill_(50.0)
+        chain[1].weight.copy_(torch.tensor([1, -1, 0.5, -0.5, 1, 1]))
+    folded = dfq.fold_batch_norm(chain)
+    absorbed, report = dfq.absorb_high_bias(folded)
+    (amount,) = report.absorbed.values()
+    assert torch.allclose(amount, 50 - 3 * folded.get_submodule("0").output_std), "|gamma| counts, not gamma"
+    x = torch.randn(4, 3, 7, 7, dtype=torch.float64)
+    same_function(folded, absorbed, x)
+    assert absorbed.get_submodule("0").bias.max() < folded.get_submodule("0").bias.min()
+
+
+def test_absorption_of_a_gaussian_costs_what_theory_says():
+    """E|change| = |gamma| (phi(3) - 3 (1 - Phi(3))) for pre-activations N(beta, gamma^2)."""
+    beta, gamma, c = 5.0, 1.0, 2.0
+    samples = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * gamma + beta
+    change = (torch.relu(samples) - (torch.relu(samples - c) + c)).abs().mean().item()
+    normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    three = torch.tensor(3.0, dtype=torch.float64)
+    expected = (normal.log_prob(three).exp() - 3 * (1 - normal.cdf(three))).item()
+    assert change == pytest.approx(expected, rel=0.05)
+
+
+def test_absorption_leaves_padded_layers_alone(network, tissue):
+    folded = dfq.fold_batch_norm(network)
+    _, report = dfq.absorb_high_bias(folded)
+    for pair in report.absorbed:
+        second = folded.get_submodule(pair.second)
+        assert isinstance(second, nn.Linear) or second.padding == (0, 0)
+    assert any("pads with zeros" in reason for reason in report.skipped.values())
+    padded = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)).eval()
+    with torch.no_grad():
+        padded[1].bias.fill_(9.0)
+    folded = dfq.fold_batch_norm(padded)
+    absorbed, report = dfq.absorb_high_bias(folded)
+    assert not report.absorbed
+    same_function(folded, absorbed, torch.randn(2, 3, 5, 5), tolerance=0)
+
+
+def test_dead_channels_are_left_alone():
+    chain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+    with torch.no_grad():
+        chain[0].weight[1] = 0
+        chain[2].weight[:, 2] = 0
+    equalized, report = dfq.equalize(dfq.trace(chain))
+    assert torch.isfinite(torch.cat([p.flatten() for p in equalized.parameters()])).all()
+    same_function(chain, equalized, torch.randn(2, 3, 5, 5, dtype=torch.float64))
+
+
+def test_bad_networks_are_explained():
+    with pytest.raises(ValueError, match="ReLU6"):
+        dfq.fold_batch_norm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6()))
+    with pytest.raises(ValueError, match="does not follow a convolution"):
+        dfq.fold_batch_norm(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)))
+    broken = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    broken[1].running_var[0] = float("nan")
+    with pytest.raises(ValueError, match="1 holds NaN"):
+        dfq.fold_batch_norm(broken)
+    broken = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    broken[0].weight.data[0] = float("inf")
+    with pytest.raises(ValueError, match="0 has weights that are NaN"):
+        dfq.equalize(dfq.trace(broken))
+    with pytest.raises(ValueError, match="exported first"):
+        dfq.fold_batch_norm(build("equivariant", MobileNetConfig(width=0.35, group="C4")))

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch import nn
+
+from equilib.equivariance import (
+    assert_equivariant,
+    equivariance_error,
+    equivariance_sweep,
+    interpolation_control,
+    relative_difference,
+    run_model,
+)
+from equilib.fields import disc_mask, rotate_field
+
+
+class Symmetric(nn.Module):
+    """Invariant under quarter turns: the mean inside the disc, of a non-linear function, plus a large constant."""
+
+    def __init__(self, constant=0.0):
+        super().__init__()
+        self.constant = constant
+
+    def forward(self, x):
+        mask = disc_mask(x.shape[-1])
+        return torch.stack([(x.square() * mask).mean((1, 2, 3)), (x.abs() * mask).mean((1, 2, 3))], 1) + self.constant
+
+
+class Lopsided(nn.Module):
+    def forward(self, x):
+        ramp = torch.linspace(0, 1, x.shape[-1])
+        return torch.stack([(x * ramp).mean((1, 2, 3)), x[:, 0, 0, 0]], 1)
+
+
+def test_an_invariant_model_has_no_error_and_a_lopsided_one_does(tissue):
+    assert equivariance_error(Symmetric().double(), tissue.double(), 90).worst < 1e-12
+    error = equivariance_error(Lopsided(), tissue, 90)
+    assert error.rms > 0.1 and error.worst >= error.rms
+    assert 0 <= error.flips <= 1
+
+
+def test_a_large_constant_cannot_hide_an_error(tissue):
+    class Shifted(Lopsided):
+        def forward(self, x):
+            return super().forward(x) + 1e3
+
+    plain, shifted = (equivariance_error(m.double(), tissue.double(), 90) for m in (Lopsided(), Shifted()))
+    assert shifted.rms == pytest.approx(plain.rms, rel=1e-6)
+
+
+def test_closed_form():
+    """Two patches, one output each: spread and error by hand."""
+    images = torch.zeros(2, 1, 3, 3)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 1.0, 3.0  # the top left corner; a turn moves it to the bottom left
+
+    def corner(x):
+        return x[:, 0, :1, 0]
+
+    error = equivariance_error(corner, images, 90)
+    assert error.rms == pytest.approx((0.5 * (1 + 9)) ** 0.5)  # spread is 1
+    assert error.worst == pytest.approx(3.0)
+
+
+def test_feature_fields_need_the_action_on_channels(tissue):
+    weight = torch.randn(3, 3)
+    bank = torch.stack([torch.rot90(weight, r) for r in range(4)])[:, None].repeat(1, 3, 1, 1).double()
+
+    def lifting(x):
+        return nn.functional.conv2d(x, bank)
+
+    x = tissue.double()
+    good = equivariance_error(lifting, x, 90, output_action=lambda y: rotate_field(y, "C4", 1))
+    forgot = equivariance_error(lifting, x, 90, output_action=lambda y: torch.rot90(y, 1, (-2, -1)))
+    assert good.worst < 1e-12 and forgot.rms > 0.1
+    assert_equivariant(lifting, x, output_action=lambda y, degrees: rotate_field(y, "C4", int(degrees // 90)))
+
+
+def test_assertion_says_by_how_much(tissue):
+    assert_equivariant(Symmetric(), tissue)
+    with pytest.raises(AssertionError, match="under 90 degrees: worst relative error"):
+        assert_equivariant(Lopsided(), tissue)
+
+
+def test_interpolation_control_is_zero_for_exact_angles_and_small_between(tissue):
+    assert interpolation_control(Lopsided(), tissue, 90).worst == 0
+    rough = interpolation_control(Symmetric(), tissue, 30).rms
+    smooth = interpolation_control(Symmetric(), nn.functional.avg_pool2d(tissue, 9, 1, 4), 30).rms
+    assert 0 < smooth < rough / 3  # interpolation costs little where there is little detail
+
+
+def test_sweep_runs_every_angle(tissue):
+    assert [e.degrees for e in equivariance_sweep(Symmetric(), tissue, (0, 30, 90))] == [0, 30, 90]
+
+
+def test_running_restores_the_mode_and_batches_agree(tissue):
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    assert torch.allclose(run_model(model, tissue, batch_size=3), run_model(model, tissue), atol=1e-6)
+    assert model.training
+
+
+def test_bad_inputs(tissue):
+    with pytest.raises(ValueError, match="empty"):
+        run_model(Symmetric(), tissue[:0])
+    with pytest.raises(ValueError, match="same for all images"):
+        equivariance_error(lambda x: torch.zeros(len(x), 2), tissue, 90)
+    with pytest.raises(ValueError, match="NaN"):
+        equivariance_error(lambda x: torch.full((len(x), 2), float("nan")), tissue, 90)
+    with pytest.raises(ValueError, match="different shapes"):
+        relative_difference(torch.zeros(2, 2), torch.zeros(2, 3))

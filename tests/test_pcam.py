@@ -1,0 +1,159 @@
+import gzip
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from equilib.pcam import (
+    MEAN,
+    STD,
+    PatchFileError,
+    Patches,
+    augment,
+    collate,
+    crop,
+    input_range,
+    network_inputs,
+    normalize,
+    split_path,
+)
+
+
+def write(root, split="train", n=20, *, x=None, y=None, chunks=None, compression=None, key="x"):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (n, 96, 96, 3), dtype=np.uint8) if x is None else x
+    y = np.arange(n, dtype=np.uint8).reshape(-1, 1, 1, 1) % 2 if y is None else y
+    with h5py.File(split_path(root, split, "x"), "w") as file:
+        file.create_dataset(key, data=x, chunks=chunks, compression=compression)
+    with h5py.File(split_path(root, split, "y"), "w") as file:
+        file.create_dataset("y", data=y)
+    return x, y.reshape(-1)
+
+
+LAYOUTS = {
+    "contiguous": {},
+    "chunked": {"chunks": (4, 96, 96, 3)},
+    "compressed": {"chunks": (3, 48, 96, 3), "compression": "gzip"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batches_are_what_the_file_holds(tmp_path, layout):
+    x, y = write(tmp_path, **LAYOUTS[layout])
+    patches = Patches(tmp_path, "train")
+    assert len(patches) == 20
+    indices = [7, 3, 19, 3, 0]
+    images, labels = patches.__getitems__(indices)
+    assert images.dtype == np.uint8 and np.array_equal(images, x[indices]) and np.array_equal(labels, y[indices])
+    image, label = patches[5]
+    assert np.array_equal(image, x[5]) and label == y[5]
+    with pytest.raises(IndexError):
+        patches.images([20])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_worker_processes_read_the_same(tmp_path, layout, start):
+    x, _ = write(tmp_path, **LAYOUTS[layout])
+    patches = Patches(tmp_path, "train")
+    patches.images([0])  # a handle is open before the workers start
+    loader = DataLoader(patches, 4, collate_fn=collate, num_workers=2, multiprocessing_context=start)
+    images = torch.cat([batch for batch, _ in loader])
+    assert torch.equal(images, torch.from_numpy(x).permute(0, 3, 1, 2))
+
+
+def test_pickling_copies_no_data(tmp_path):
+    write(tmp_path)
+    patches = Patches(tmp_path, "train")
+    patches.images([0])
+    assert len(pickle.dumps(patches)) < 5_000
+
+
+def test_no_file_is_opened_per_item(tmp_path, monkeypatch):
+    write(tmp_path, chunks=(4, 96, 96, 3))
+    patches = Patches(tmp_path, "train")
+    opened = []
+    original = h5py.File
+    monkeypatch.setattr("equilib.pcam.h5py.File", lambda *a, **k: opened.append(a) or original(*a, **k))
+    for i in range(10):
+        patches[i]
+    assert len(opened) == 1
+
+
+def test_limit(tmp_path):
+    write(tmp_path)
+    assert len(Patches(tmp_path, "train", limit=6)) == 6
+    for bad in (0, 21):
+        with pytest.raises(ValueError, match="limit"):
+            Patches(tmp_path, "train", limit=bad)
+
+
+def _missing(root):
+    split_path(root, "train", "y").unlink()
+
+
+def _packed(root):
+    path = split_path(root, "train", "x")
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+    path.unlink()
+
+
+def _truncated(root):
+    path = split_path(root, "train", "x")
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize("damage, words", [
+    (_missing, ["train_y.h5", "missing", "data_download.sh"]),
+    (_packed, ["train_x.h5", "unpack", "train_x.h5.gz"]),
+    (_truncated, ["train_x.h5", "truncated", "run data_download.sh again"]),
+    (lambda root: write(root, key="images"), ["train_x.h5", "no dataset 'x'", "images"]),
+    (lambda root: write(root, x=np.zeros((20, 64, 64, 3), np.uint8)), ["train_x.h5", "(20, 64, 64, 3)"]),
+    (lambda root: write(root, x=np.zeros((20, 96, 96, 3), np.float32)), ["train_x.h5", "float32"]),
+    (lambda root: write(root, x=np.zeros((19, 96, 96, 3), np.uint8)), ["train_x.h5", "19", "20"]),
+    (lambda root: write(root, y=np.zeros((20, 2), np.uint8)), ["train_y.h5", "(20, 2)"]),
+    (lambda root: write(root, y=np.zeros((20, 1, 1, 1), np.float32)), ["train_y.h5", "float32"]),
+    (lambda root: write(root, y=np.full((20, 1, 1, 1), 3, np.uint8)), ["train_y.h5", "0 and 1"]),
+])
+def test_bad_files_are_named_with_a_remedy(tmp_path, damage, words):
+    write(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(PatchFileError) as error:
+        Patches(tmp_path, "train")
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_unknown_split(tmp_path):
+    with pytest.raises(ValueError, match="split"):
+        Patches(tmp_path, "validation")
+
+
+def test_augmentation_is_a_symmetry_of_the_square_and_repeatable():
+    images = torch.randint(0, 256, (64, 3, 9, 9), dtype=torch.uint8)
+    turned = augment(images, torch.Generator().manual_seed(3))
+    assert torch.equal(turned, augment(images, torch.Generator().manual_seed(3)))
+    elements = [lambda i, k=k: torch.rot90(i, k, (-2, -1)) for k in range(4)]
+    elements += [lambda i, k=k: torch.rot90(i, k, (-2, -1)).flip(-1) for k in range(4)]
+    seen = set()
+    for before, after in zip(images, turned):
+        matches = [e for e, act in enumerate(elements) if torch.equal(act(before), after)]
+        assert len(matches) == 1
+        seen.update(matches)
+    assert seen == set(range(8))
+
+
+def test_crop_and_normalize(tmp_path):
+    x, _ = write(tmp_path)
+    inputs = network_inputs(Patches(tmp_path, "train"), [1, 2], 95)
+    assert inputs.shape == (2, 3, 95, 95) and inputs.is_contiguous(memory_format=torch.channels_last)
+    expected = (x[1, 10, 20, 2] / 255 - MEAN[2]) / STD[2]
+    assert inputs[0, 2, 10, 20].item() == pytest.approx(expected, abs=1e-5)
+    low, high = input_range()
+    extremes = normalize(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1))
+    assert extremes.min().item() == pytest.approx(low) and extremes.max().item() == pytest.approx(high)
+    with pytest.raises(ValueError, match="cannot crop"):
+        crop(torch.zeros(1, 3, 96, 96), 97)
+    assert crop(torch.zeros(1, 3, 96, 96), 95).shape[-2:] == (95, 95)
