@@ -39,12 +39,12 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", parents=[shared], help="train one network, or continue its run")
     train.add_argument("kind", choices=("conventional", "equivariant"))
-    train.add_argument("--run", type=Path, required=True, help="folder of the run; if it exists, the run continues")
+    train.add_argument("--folder", type=Path, required=True, help="folder of the run; if it exists, the run continues")
 
     compare = commands.add_parser(
         "compare", parents=[shared], help="train both networks, quantize them, and write accuracies and errors as JSON"
     )
-    compare.add_argument("--runs", type=Path, required=True, help="folder of the two runs; if they exist, they continue")
+    compare.add_argument("--folder", type=Path, required=True, help="folder of the two runs; if they exist, they continue")
     compare.add_argument("--output", type=Path, required=True, help="the JSON file")
     compare.add_argument("--label", help="what the data is, for tables")
     compare.add_argument("--measured", type=int, default=300, help="test patches for equivariance errors (default 300)")
@@ -100,14 +100,14 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         precision=options.precision,
     )
     if options.command == "train":
-        result = train(config, options.run, **training_options)
+        result = train(config, options.folder, **training_options)
         print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
         return 0
     from equilib.experiment import compare, data_label, table
 
     contents = compare(
         config,
-        options.runs,
+        options.folder,
         options.output,
         label=options.label or data_label(config.data),
         command=_without_paths(arguments),
@@ -130,7 +130,7 @@ def _without_paths(arguments: list[str]) -> str:
     """The command as others would type it: the folders of this machine are left out."""
     words = ["equilib"]
     for previous, word in zip([""] + arguments, arguments):
-        placeholder = {"--data": "DATA", "--runs": "RUNS", "--output": "OUTPUT"}.get(previous)
+        placeholder = {"--data": "DATA", "--folder": "FOLDER", "--output": "OUTPUT"}.get(previous)
         words.append(placeholder or (repr(word) if " " in word else word))
     return " ".join(words)
 

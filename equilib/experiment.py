@@ -287,3 +287,28 @@ def table(contents: dict) -> list[dict]:
             }
         )
     return rows
+
+
+def shipped_results(name: str) -> dict:
+    """The contents of one of the results that come with the project, by its file name without ``.json``."""
+    package = Path(__file__).parent
+    # In a checkout `results/` stands beside the package; an installed package carries it inside.
+    folders = [folder for folder in (package.parent / "results", package / "results") if folder.is_dir()]
+    for folder in folders:
+        if (folder / f"{name}.json").is_file():
+            return read_results(folder / f"{name}.json")
+    there = sorted(path.stem for folder in folders for path in folder.glob("*.json"))
+    raise FileNotFoundError(f"no results named {name!r}; there are {there}")
+
+
+def markdown_table(rows: list[dict]) -> str:
+    """Rows as a Markdown table: accuracies (0 to 1) in percent, errors in scientific notation, counts as they are."""
+
+    def text(key, value):
+        if not isinstance(value, float):
+            return f"{value:,}" if isinstance(value, int) else str(value)
+        return f"{100 * value:.1f} %" if "accuracy" in key or "flips" in key else f"{value:.1e}"
+
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header)] + [[text(key, row[key]) for key in header] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -43,6 +43,7 @@ __all__ = [
     "SPLITS",
     "Patch",
     "Slide",
+    "cache_root",
     "draw_patch",
     "draw_slide",
     "ensure_dataset",
@@ -669,7 +670,7 @@ def ensure_dataset(
     if workers is not None:
         workers = _whole("workers", workers, least=1)
     name = f"tissue-v{GENERATOR_VERSION}-seed{seed}-" + "-".join(str(n) for n in counts.values())
-    folder = _cache_root(root) / name
+    folder = cache_root(root) / name
     if _complete(folder, counts):
         _tidy(folder)  # what a process left that was killed at the very end
         return folder
@@ -689,8 +690,8 @@ def ensure_dataset(
     return folder
 
 
-def _cache_root(root: str | os.PathLike | None) -> Path:
-    """The parent of all drawn data sets."""
+def cache_root(root: str | os.PathLike | None) -> Path:
+    """The folder for everything that can be made again: `root`, else EQUILIB_CACHE, else the user's cache folder."""
     if root is not None:
         return Path(root)
     if os.environ.get("EQUILIB_CACHE"):

@@ -73,7 +73,8 @@ def seeded(*numbers: int) -> torch.Generator:
     """A generator that depends on these non-negative integers alone, such as (seed, epoch, batch)."""
     import numpy as np
 
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    # SeedSequence ignores trailing zeros, so the length goes in too.
+    state = np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
@@ -129,15 +130,16 @@ class PatchClassifier(lightning.LightningModule):
         checkpoint["equilib"] = self.config.to_dict()
 
     def on_train_epoch_start(self):
-        # Dropout draws from the global generator: bind it to the epoch, so that a resumed run repeats it.
-        torch.manual_seed(seeded(self.config.seed, self.current_epoch, self.global_rank).initial_seed())
-        self.train_loss.reset(), self.train_accuracy.reset()
+        self.train_loss.reset()
+        self.train_accuracy.reset()
 
     def training_step(self, batch, index):
         images, labels = batch
         images = crop(images, self.config.network.input_size)
+        generator = seeded(self.config.seed, self.current_epoch, self.global_rank, index)
+        # Dropout draws from the global generator: bind that to the step too, so that a resumed run repeats it.
+        torch.manual_seed(generator.initial_seed())
         if self.config.augmentation:
-            generator = seeded(self.config.seed, self.current_epoch, self.global_rank, index)
             images = augment(images, generator)
         logits = self.network(normalize(images))
         loss = F.cross_entropy(logits, labels)

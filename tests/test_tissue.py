@@ -394,12 +394,12 @@ def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("EQUILIB_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert tissue._cache_root(None) == tmp_path / ".cache" / "equilib"
+    assert tissue.cache_root(None) == tmp_path / ".cache" / "equilib"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert tissue._cache_root(None) == tmp_path / "xdg" / "equilib"
+    assert tissue.cache_root(None) == tmp_path / "xdg" / "equilib"
     monkeypatch.setenv("EQUILIB_CACHE", str(tmp_path / "mine"))
-    assert tissue._cache_root(None) == tmp_path / "mine"
-    assert tissue._cache_root(str(tmp_path)) == tmp_path
+    assert tissue.cache_root(None) == tmp_path / "mine"
+    assert tissue.cache_root(str(tmp_path)) == tmp_path
 
 
 def test_progress_bar(tmp_path, capsys):

@@ -1,0 +1,97 @@
+"""Sliders over :mod:`equilib.figures`: each function takes plain things and returns one widget.
+
+Every widget starts at a teaching default.  Its PNG goes into the notebook beside the live view, so that a reader without
+a kernel (on a code host, or in a printed page) sees it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+
+import ipywidgets
+import numpy as np
+import torch
+
+from equilib import figures
+from equilib.equivariance import Model, run_model
+from equilib.fields import disc_mask, rotate
+from equilib.pcam import crop, normalize
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above one picture.
+
+    Args:
+        draw: keyword values of the controls to a matplotlib Figure.
+        controls: name to slider; each starts at its teaching default.
+        description: what the picture shows, for readers who cannot see it.
+    """
+
+    def __init__(self, draw: Callable, controls: Mapping[str, ipywidgets.Widget], *, description: str):
+        self.draw, self.controls, self.description = draw, dict(controls), description
+        self.picture = ipywidgets.Image(format="png", value=self._render())
+        super().__init__([*self.controls.values(), self.picture])
+        for control in self.controls.values():
+            control.observe(self._update, names="value")
+
+    def _render(self) -> bytes:
+        return figures.png(self.draw(**{name: control.value for name, control in self.controls.items()}))
+
+    def _update(self, _change) -> None:
+        self.picture.value = self._render()
+
+    def _repr_mimebundle_(self, **options):
+        bundle = super()._repr_mimebundle_(**options)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        data = dict(data) | {"image/png": base64.b64encode(self.picture.value).decode(), "text/plain": self.description}
+        return data, metadata
+
+
+def rotate_patch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    models: Mapping[str, Model],
+    *,
+    size: int,
+    angle_step: int = 15,
+    patch: int = 0,
+    degrees: int = 30,
+) -> Explorer:
+    """Rotate a patch by a slider and watch each network's probability of tumour.
+
+    Args:
+        images: (N, 96, 96, 3) uint8 patches.
+        labels: (N,).
+        models: ``"conventional"`` and ``"equivariant"`` to a model, see :func:`equilib.equivariance.run_model`.
+        size: pixels that the networks take; all rotations act after this crop.
+        angle_step: degrees between the angles at which the networks are run.
+        patch, degrees: the teaching default.
+    """
+    angles = list(range(0, 361, angle_step))
+    curves: dict[int, dict[str, list[float]]] = {}
+
+    def cropped(index):
+        return crop(torch.from_numpy(images[index : index + 1]).permute(0, 3, 1, 2), size)
+
+    def draw(patch: int, degrees: int):
+        if patch not in curves:  # the angle moves often, the networks need to run once a patch
+            turned = torch.cat([rotate(normalize(cropped(patch)), angle) for angle in angles])
+            curves[patch] = {
+                kind: run_model(model, turned).softmax(1)[:, 1].tolist() for kind, model in models.items()
+            }
+        shown = rotate(cropped(patch).float() / 255, degrees).clamp(0, 1)[0]
+        shown = shown * disc_mask(size) + (1 - disc_mask(size))
+        return figures.probability_against_angle(
+            shown.permute(1, 2, 0).numpy(), angles, curves[patch], degrees, int(labels[patch])
+        )
+
+    return Explorer(
+        draw,
+        {
+            "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
+            "degrees": ipywidgets.IntSlider(degrees, 0, 360, angle_step, description="rotation [°]"),
+        },
+        description=f"A patch rotated by {degrees} degrees, and both networks' probability of tumour against the angle",
+    )
+

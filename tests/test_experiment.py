@@ -1,0 +1,76 @@
+import json
+
+import pytest
+import torch
+
+from equilib import experiment
+from equilib.mobilenet import MobileNetConfig
+from equilib.tissue import ensure_dataset
+from equilib.training import TrainConfig
+
+
+def test_metrics_of_known_logits():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [3.0, 0.0]])
+    metrics = experiment.classification_metrics(logits, torch.tensor([0, 1, 1, 0]))
+    assert metrics["accuracy"] == 0.75 and metrics["auc"] == 1.0
+    with pytest.raises(ValueError, match="two logits"):
+        experiment.classification_metrics(torch.zeros(4, 3), torch.zeros(4))
+
+
+@pytest.mark.slow
+def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
+    """The command `equilib compare` on synthetic tissue: all stages, one JSON, the laws that hold at every size."""
+    from equilib.__main__ import main
+
+    data = ensure_dataset({"train": 64, "valid": 32, "test": 32}, root=tmp_path, workers=1, progress=False)
+    output = tmp_path / "results" / "tiny.json"
+    arguments = ["compare", "--data", str(data), "--folder", str(tmp_path / "runs"), "--output", str(output)]
+    arguments += "--width 0.35 --group C4 --epochs 2 --batch-size 16 --measured 16 --accelerator cpu --no-progress".split()
+    arguments += ["--learning-rate", "3e-3"]
+    assert main(arguments) == 0
+    contents = experiment.read_results(output)
+    assert contents["data"]["label"] == "synthetic tissue" and contents["data"]["train"] == 64
+    assert str(tmp_path) not in output.read_text(), "results must hold no local path"
+    assert "--width 0.35" in contents["command"]
+    equivariant, conventional = contents["models"]["equivariant"], contents["models"]["conventional"]
+    assert equivariant["macs"] == conventional["macs"]
+    assert equivariant["parameters_exported"] == conventional["parameters_exported"]
+    for stage in ("trained", "exported", "equalized"):
+        assert max(e["rms"] for e in equivariant["equivariance"][stage] if e["degrees"] % 90 == 0) < 1e-4
+    assert {row["model"] for row in experiment.table(contents)} == {"conventional", "equivariant"}
+    for figures in contents["models"].values():
+        assert set(figures["accuracy"]) == {
+            "fp32", "fp32 equalized", "fp32 equalized and absorbed", "int8 naive, simulated", "int8 simulated", "int8"
+        }
+        assert [e["degrees"] for e in figures["interpolation_control"]] == [30, 60]
+    # A second call finds both runs finished and writes the same figures.
+    before = json.loads(output.read_text())["models"]
+    assert main(arguments) == 0
+    after = json.loads(output.read_text())["models"]
+    assert before["equivariant"]["accuracy"] == after["equivariant"]["accuracy"]
+
+
+def test_results_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="x.json is missing"):
+        experiment.read_results(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match="x.json is no JSON"):
+        experiment.read_results(tmp_path / "x.json")
+
+
+def test_inference_over_a_split_is_in_order(tmp_path):
+    from equilib.pcam import Patches, network_inputs
+
+    data = ensure_dataset({"train": 2, "valid": 2, "test": 10}, root=tmp_path, workers=1, progress=False)
+    test = Patches(data, "test")
+
+    def brightness(x):
+        return x.mean((1, 2, 3))[:, None].repeat(1, 2)
+
+    whole = brightness(network_inputs(test, range(10), 95))
+    assert torch.allclose(experiment.predict(brightness, test, 95, batch_size=3), whole, atol=1e-6)
+
+
+def test_configuration_round_trip():
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.5, group="D4"))
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -1,0 +1,156 @@
+"""Training: nothing is lost, and a resumed run ends at the same weights."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from equilib.mobilenet import MobileNetConfig
+from equilib.pcam import split_path
+from equilib.training import TrainConfig, load_network, seeded, train
+
+OPTIONS = ["--width", "0.35", "--group", "C4", "--epochs", "4", "--batch-size", "16", "--threads", "1", "--no-progress",
+           "--accelerator", "cpu", "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Noise whose variance tells the class: learnable in a few steps."""
+    root = tmp_path_factory.mktemp("pcam")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 96), ("valid", 32), ("test", 32)):
+        y = np.arange(n) % 2
+        noise = rng.normal(size=(n, 96, 96, 3)) * np.where(y, 60, 20)[:, None, None, None] + 128
+        for key, values in (("x", noise.clip(0, 255).astype(np.uint8)), ("y", y.astype(np.uint8).reshape(-1, 1, 1, 1))):
+            with h5py.File(split_path(root, split, key), "w") as file:
+                file.create_dataset(key, data=values)
+    return root
+
+
+def command(data, run, *extra):
+    return [sys.executable, "-m", "equilib", "train", "equivariant", "--data", str(data), "--folder", str(run), *OPTIONS, *extra]
+
+
+def rows(run):
+    path = run / "metrics.csv"
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_kill_and_resume_gives_the_same_weights(data, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(data, whole), check=True, capture_output=True)
+    for epochs in (1, 2):
+        process = subprocess.Popen(command(data, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(rows(killed)) < epochs and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # The second time somewhere inside an epoch, the first time while the checkpoint may be half-written.
+        time.sleep(0.3 * (epochs - 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(rows(killed)) < 4, "the run was over before it could be killed"
+    subprocess.run(command(data, killed), check=True, capture_output=True)
+    assert rows(killed) == rows(whole) and len(rows(whole)) == 4
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = weights(whole / name), weights(killed / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun(data, tmp_path):
+    run = tmp_path / "two"
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "equilib"]
+        + command(data, run)[3:]
+        + ["--devices", "2", "--strategy", "ddp"],
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert len(rows(run)) == 4
+    network, checkpoint = load_network(run / "best.ckpt")
+    assert checkpoint["global_step"] == (checkpoint["epoch"] + 1) * 96 // 2 // 16, "each process sees half of the patches"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), str(data), epochs=3, batch_size=16)
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return config, run, train(config, run, accelerator="cpu", devices=1)
+
+
+def test_it_learns_and_writes_its_log(trained):
+    config, run, result = trained
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    logged = rows(run)
+    assert [int(row["epoch"]) for row in logged] == [1, 2, 3]
+    assert float(logged[2]["valid_loss"]) == result.history[2]["valid_loss"]
+    assert result.best_epoch == 1 + int(np.argmin([row["valid_loss"] for row in result.history]))
+    assert TrainConfig.from_dict(json.loads((run / "config.json").read_text())) == config
+    assert not result.network.training
+
+
+def test_a_finished_run_is_not_trained_again(trained):
+    config, run, result = trained
+    before = (run / "best.ckpt").stat().st_mtime_ns
+    again = train(config, run, accelerator="cpu", devices=1)
+    assert again.history == result.history and (run / "best.ckpt").stat().st_mtime_ns == before
+    assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), result.network.parameters()))
+
+
+def test_the_seed_decides_everything(trained, tmp_path):
+    config, run, result = trained
+    again = train(config, tmp_path / "again", accelerator="cpu", devices=1)
+    assert again.history == result.history
+
+
+def test_a_folder_of_another_run_is_refused(trained):
+    from dataclasses import replace
+
+    config, run, _ = trained
+    with pytest.raises(ValueError, match="learning_rate: 0.003 then, 0.1 now"):
+        train(replace(config, learning_rate=0.1), run)
+
+
+def test_checkpoints_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.ckpt is missing"):
+        load_network(tmp_path / "none.ckpt")
+    (tmp_path / "bad.ckpt").write_bytes(b"no")
+    with pytest.raises(ValueError, match="bad.ckpt is no checkpoint"):
+        load_network(tmp_path / "bad.ckpt")
+
+
+def test_bad_arguments(data):
+    with pytest.raises(ValueError, match="epochs must be positive"):
+        TrainConfig("equivariant", epochs=0)
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), str(data), epochs=1, batch_size=200)
+    with pytest.raises(ValueError, match="batch_size=200"):
+        train(config, data / "run", accelerator="cpu", devices=1)
+
+
+def test_seeded_streams_differ_in_every_number():
+    draws = {tuple(torch.rand(2, generator=seeded(*numbers)).tolist()) for numbers in ((0, 1), (1, 0), (0, 1, 0), (0, 0))}
+    assert len(draws) == 4
+
+
+def test_the_command_line_explains_itself(tmp_path, capsys):
+    from equilib.__main__ import main
+
+    assert main(["train", "equivariant", "--data", str(tmp_path), "--folder", str(tmp_path / "r"), "--epochs", "1"]) == 1
+    assert "data_download.sh" in capsys.readouterr().err
+    assert main(["train", "equivariant", "--data", str(tmp_path), "--folder", "r", "--group", "Z5"]) == 1
+    assert "group must be" in capsys.readouterr().err
