@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         result = train(config, options.folder, **training_options)
         print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
         return 0
-    from equilib.experiment import compare, data_label, table
+    from equilib.experiment import compare, data_label, markdown_table, table
 
     contents = compare(
         config,
@@ -114,8 +114,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         measured=options.measured,
         training_options=training_options,
     )
-    for row in table(contents):
-        print("  ".join(f"{key}: {value:.3g}" if isinstance(value, float) else f"{key}: {value}" for key, value in row.items()))
+    print(markdown_table(table(contents)))
     return 0
 
 

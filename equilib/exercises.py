@@ -14,16 +14,26 @@ class Hint(Exception):
     """What is wrong with an answer, in words that help."""
 
 
+class Unanswered(Exception):
+    """The learner's function still returns the placeholder."""
+
+
+def _given(value):
+    if value is None or value is ...:
+        raise Unanswered
+    return value
+
+
 def _check(check: Callable[..., str]) -> Callable[..., bool]:
     """Turn a function that returns praise or raises Hint into one that prints a verdict and returns it."""
 
     @wraps(check)
     def verdict(answer=None) -> bool:
-        if answer is None or answer is ...:
+        try:
+            praise = check(_given(answer))
+        except Unanswered:
             print("✏️ Not answered yet: replace the ... above and run the cell again.")
             return False
-        try:
-            praise = check(answer)
         except Hint as hint:
             print(f"❌ {hint}")
             return False
@@ -61,9 +71,7 @@ def check_pointwise_parameters(answer) -> str:
     for name, inputs, outputs in (("C4", 8, 12), ("C12", 24, 48), ("D4", 16, 8)):
         group = Group.parse(name)
         right = SteerableConv(group, inputs, outputs, 1).weights.numel()
-        given = answer(inputs, outputs, group.order)
-        if given is None or given is ...:
-            raise Hint("Your function returns nothing yet.")
+        given = _given(answer(inputs, outputs, group.order))
         if given == inputs * outputs:
             raise Hint("That is the conventional layer: a weight for each pair of channels.")
         if given == inputs * outputs / group.order**2:
@@ -80,7 +88,7 @@ def check_invariant(answer) -> str:
 
     field = torch.randn(2, 12, 7, 7, generator=torch.Generator().manual_seed(0))
     expected_shape = (2, 3)
-    result = answer(field, 4)
+    result = _given(answer(field, 4))
     if not isinstance(result, torch.Tensor):
         raise Hint(f"Return a tensor, not {type(result).__name__}.")
     if tuple(result.shape) != expected_shape:

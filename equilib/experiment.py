@@ -45,7 +45,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape)}")
-    probability = logits.softmax(1)[:, 1]
+    probability = logits.softmax(1)[:, 1].contiguous()
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
         "auc": binary_auroc(probability, labels).item(),

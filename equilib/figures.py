@@ -136,7 +136,8 @@ def stage_errors(errors: Mapping[str, Mapping[str, float]], *, tolerance: float 
             ax.annotate(f"{value:.1e}", (x, shown), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     if tolerance:
         ax.axhline(tolerance, color=GREY, linewidth=1, linestyle=":")
-        ax.annotate(f"tolerance {tolerance:g}", (0.01, tolerance), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+        label = f"tolerance {tolerance:g}"
+        ax.annotate(label, (0.99, tolerance), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right")
     ax.set(
         title="Equivariance error under 90° rotations, from training to INT8",
         xlabel="stage",

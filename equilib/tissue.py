@@ -690,7 +690,7 @@ def ensure_dataset(
     return folder
 
 
-def cache_root(root: str | os.PathLike | None) -> Path:
+def cache_root(root: str | os.PathLike | None = None) -> Path:
     """The folder for everything that can be made again: `root`, else EQUILIB_CACHE, else the user's cache folder."""
     if root is not None:
         return Path(root)

@@ -271,6 +271,8 @@ def train(
     callbacks = [history, best, last] + ([TQDMProgressBar(leave=True)] if progress else [])
     options = dict(accelerator="auto", devices="auto") | trainer_options
     resume = folder / "last.ckpt"
+    if print_epochs and resume.exists():
+        print("continuing the run that this folder holds", flush=True)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=config.epochs,

@@ -56,7 +56,7 @@ def rotate_patch(
     size: int,
     angle_step: int = 15,
     patch: int = 0,
-    degrees: int = 30,
+    degrees: int | None = None,
 ) -> Explorer:
     """Rotate a patch by a slider and watch each network's probability of tumour.
 
@@ -66,8 +66,9 @@ def rotate_patch(
         models: ``"conventional"`` and ``"equivariant"`` to a model, see :func:`equilib.equivariance.run_model`.
         size: pixels that the networks take; all rotations act after this crop.
         angle_step: degrees between the angles at which the networks are run.
-        patch, degrees: the teaching default.
+        patch, degrees: the teaching default; without ``degrees``, three steps.
     """
+    degrees = 3 * angle_step if degrees is None else degrees
     angles = list(range(0, 361, angle_step))
     curves: dict[int, dict[str, list[float]]] = {}
 

@@ -1,0 +1,32 @@
+# Two commands: `make lab` and `make test`.  Both set up .venv first, and again at once when run twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export EQUILIB_BUDGET ?= laptop
+
+.PHONY: lab test notebooks clean
+.DELETE_ON_ERROR:
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+	EQUILIB_BUDGET=smoke $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks
+
+# Run all notebooks from top to bottom and save them with their outputs.
+notebooks: $(STAMP)
+	$(BIN)/python -m equilib.notebooks notebooks/*.ipynb
+
+# torch goes first and by itself: with it in place no other package asks for another build of it.
+# JupyterLab's announcements ask for consent in a pop-up and look for news: off.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lab,test]"
+	$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

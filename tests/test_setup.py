@@ -1,0 +1,79 @@
+"""The files that say what to install agree with each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+
+
+def constraints():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def required():
+    extras = project()["optional-dependencies"]
+    return [Requirement(line) for line in project()["dependencies"] + extras["lab"] + extras["test"]]
+
+
+def test_every_requirement_has_a_tested_version_within_its_bounds():
+    tested = constraints()
+    for requirement in required():
+        name = canonicalize_name(requirement.name)
+        assert name in tested, f"constraints.txt does not pin {name}"
+        (pin,) = tested[name].specifier
+        assert pin.operator == "==" and requirement.specifier.contains(pin.version), name
+        assert any(s.operator == ">=" for s in requirement.specifier), f"{name} has no lower bound in pyproject.toml"
+
+
+def test_nothing_is_pinned_that_nobody_requires():
+    assert set(constraints()) == {canonicalize_name(r.name) for r in required()}
+
+
+def test_the_packages_of_the_brief_are_there():
+    names = {canonicalize_name(r.name) for r in required()}
+    assert {"torch", "e2cnn", "jupyterlab", "matplotlib", "ipywidgets", "h5py", "nbval"} <= names
+
+
+def test_what_is_installed_is_what_is_pinned():
+    from importlib.metadata import version
+
+    for name, pin in constraints().items():
+        assert pin.specifier.contains(version(name).split("+")[0]), f"{name} {version(name)} is installed, tested is {pin}"
+
+
+def test_conda_users_get_the_same_versions():
+    text = (ROOT / "environment.yml").read_text()
+    pip_lines = re.findall(r"^\s{6}- (.+)$", text, re.M)
+    assert pip_lines == ["-c constraints.txt", "-e .[lab,test]"], "environment.yml takes its versions from the same files"
+    python = re.search(r"python=([\d.]+)", text)[1]
+    workflow = (ROOT / ".github/workflows/test.yml").read_text()
+    assert f'python-version: "{python}"' in workflow
+    assert tuple(map(int, python.split("."))) >= tuple(map(int, project()["requires-python"].strip(">=").split(".")))
+
+
+def test_continuous_integration_runs_make_test():
+    assert "make test" in (ROOT / ".ci/run").read_text()
+    assert "- run: make test" in (ROOT / ".github/workflows/test.yml").read_text()
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, equilib; print([m for m in ('torch', 'numpy', 'e2cnn', 'lightning') if m in sys.modules])"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["notebooks", "equilib", "tests", "environment.yml", "data_download.sh", "README.md"])
+def test_top_level(name):
+    assert (ROOT / name).exists()
