@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from equilib.layers import DiscMask, DiscMean, GroupMax
+from equilib.plain import DiscMask, DiscMean, GroupMax
 
 Layer = (nn.Conv2d, nn.Linear)
 # Positively homogeneous, channel by channel: f(s x) = s f(x) for s > 0, so a scale moves through them.

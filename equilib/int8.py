@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from equilib.dfq import Layer
-from equilib.layers import DiscMask, DiscMean, GroupMax
+from equilib.plain import DiscMask, DiscMean, GroupMax
 
 WEIGHT_LIMIT = 127  # symmetric: -127 … 127
 ACTIVATION_LIMIT = 255

@@ -1,7 +1,7 @@
 """Equivariant layers that are e2cnn modules to the outside and plain, fast PyTorch inside.
 
 All of them map regular fields to regular fields (or image channels to regular fields), take and return e2cnn's
-``GeometricTensor``, and ``export()`` to the plain modules at the end of this file.  Unlike e2cnn's ``R2Conv`` they keep
+``GeometricTensor``, and ``export()`` to plain torch modules.  Unlike e2cnn's ``R2Conv`` they keep
 no expanded filter between calls: their ``state_dict`` is the same in training and in evaluation, and an edited weight
 takes effect at once.
 """
@@ -16,8 +16,9 @@ from e2cnn import nn as enn
 from e2cnn.nn import EquivariantModule, FieldType, GeometricTensor
 from torch import Tensor, nn
 
-from equilib.fields import Group, disc_mask
+from equilib.fields import Group
 from equilib.filters import steerable_basis
+from equilib.plain import Residual
 
 DEPTHWISE = ("strict", "fieldwise")
 
@@ -255,61 +256,6 @@ def export_sequence(sequence: enn.SequentialModule) -> nn.Sequential:
         nested = isinstance(module, enn.SequentialModule)
         plain.add_module(name, export_sequence(module) if nested else module.export())
     return plain.eval()
-
-
-# --- plain modules, shared by the conventional network and by the exported equivariant one ---
-
-
-class Residual(nn.Module):
-    """x + body(x)."""
-
-    def __init__(self, body: nn.Module):
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-class DiscMask(nn.Module):
-    """Multiply by the circular binary mask, so that no pixel can leave the picture by a rotation (section 4)."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.size = size
-        self.register_buffer("mask", disc_mask(size).clone(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != (self.size, self.size):
-            raise ValueError(
-                f"this network takes {self.size} x {self.size} pixels, got {x.shape[-2]} x {x.shape[-1]}; "
-                "crop the batch first (equilib.pcam.crop)"
-            )
-        return x * self.mask
-
-
-class DiscMean(nn.Module):
-    """Mean over the pixels inside the disc: (B, C, n, n) to (B, C)."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.size = size
-        mask = disc_mask(size)
-        self.register_buffer("weight", mask / mask.sum(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * self.weight).sum((-2, -1))
-
-
-class GroupMax(nn.Module):
-    """Maximum over the |G| channels of each regular field: (B, fields * |G|, ...) to (B, fields, ...), invariant."""
-
-    def __init__(self, field_size: int):
-        super().__init__()
-        self.field_size = field_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.field_size)).amax(2)
 
 
 class InvariantLinear(nn.Module):

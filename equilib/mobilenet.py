@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from equilib.fields import Group
 from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
+from equilib.plain import DiscMask, DiscMean, GroupMax, Residual
 
 # Sandler et al. 2018, Table 2: expansion factor, channels, repeats; the stem and the head stand apart.
 STEM_CHANNELS = 32
@@ -194,8 +195,6 @@ class MobileNetV2(nn.Module):
         classifier: nn.Module | None = None,
     ):
         super().__init__()
-        from equilib.layers import DiscMask, DiscMean
-
         self.config = config
         self.input_mask = DiscMask(config.input_size)
         self.features = _conventional_features(config) if features is None else features
@@ -210,8 +209,6 @@ class MobileNetV2(nn.Module):
 
 
 def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
-    from equilib.layers import Residual
-
     def conv(inputs, outputs, window, groups=1, activation=True):
         layers = OrderedDict(
             conv=nn.Conv2d(inputs, outputs, window.kernel, window.stride, window.padding, groups=groups, bias=False),
@@ -258,7 +255,7 @@ class EquivariantMobileNetV2(nn.Module):
 
     def __init__(self, config: MobileNetConfig):
         super().__init__()
-        from equilib.layers import DiscMask, DiscMean, GroupMax, InvariantLinear
+        from equilib.layers import InvariantLinear
 
         self.config = config
         group = config.symmetry

@@ -74,6 +74,11 @@ def test_importing_the_package_is_cheap():
     assert output.strip() == "[]"
 
 
+def test_from_export_on_nothing_knows_of_e2cnn():
+    code = "import sys, equilib.dfq, equilib.int8, equilib.mobilenet; print('e2cnn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("name", ["notebooks", "equilib", "tests", "environment.yml", "data_download.sh", "README.md"])
 def test_top_level(name):
     assert (ROOT / name).exists()
