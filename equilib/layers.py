@@ -74,8 +74,11 @@ class SteerableConv(EquivariantModule):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         in_repr = "trivial" if image_input or depthwise == "strict" else "regular"
         basis = steerable_basis(group, in_repr, "regular", kernel_size)
-        # The basis is a constant of the architecture, so checkpoints do without it.
-        self.register_buffer("basis", basis.flatten(1).clone(), persistent=False)
+        # One unit for coefficients and filter entries: a filter from independent coefficients of variance v has entries
+        # of variance v on average.  Optimizers with a step of fixed length (Adam's) then move both networks' filters
+        # alike.  The basis is a constant of the architecture, so checkpoints do without it.
+        entry_std = basis.square().sum(0).mean().sqrt()
+        self.register_buffer("basis", basis.flatten(1) / entry_std, persistent=False)
         self.block = tuple(basis.shape[1:3])  # channels of one output and of one input field
         fields = (len(self.out_type),) if depthwise else (len(self.out_type), len(self.in_type))
         self.weights = nn.Parameter(torch.empty(*fields, basis.shape[0]))
@@ -83,10 +86,11 @@ class SteerableConv(EquivariantModule):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation (fan out, as MobileNetV2's): the entries of the expanded filter get variance 2 / fan."""
-        fan_out = self.kernel_size**2 * self.out_type.size / self.groups
-        entry_variance = self.basis.square().sum(0).mean().item()
-        nn.init.normal_(self.weights, std=math.sqrt(2 / (fan_out * entry_variance)))
+        """He initialisation by fan out, so that entries of the filter have variance 2 / (k^2 out_channels).
+
+        MobileNetV2's own rule, depthwise layers included (torch counts their fan out as if they were dense).
+        """
+        nn.init.normal_(self.weights, std=math.sqrt(2 / (self.kernel_size**2 * self.out_type.size)))
 
     def filter(self) -> Tensor:
         """The expanded filter, (out_channels, in_channels / groups, k, k)."""

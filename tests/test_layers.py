@@ -60,7 +60,9 @@ def test_dense_convolution_is_r2conv(group, kernel):
         theirs = enn.R2Conv(ours.in_type, ours.out_type, kernel, padding=kernel // 2, bias=False, initialize=False)
         theirs.weights.data.copy_(ours.weights.detach().flatten())
         expanded, _ = theirs.expand_parameters()
-        assert torch.allclose(ours.filter(), expanded, atol=1e-6)
+        # Ours is in other units, see SteerableConv: a common factor.
+        factor = ours.filter().norm() / expanded.norm()
+        assert torch.allclose(ours.filter(), factor * expanded, atol=1e-6)
     x = torch.randn(2, ours.in_type.size, 9, 9)
     _assert_quarter_turn(ours, x, group)
 
@@ -89,6 +91,17 @@ def test_depthwise_is_equivariant_and_exports(group, depthwise):
     assert plain.groups == (2 * group.order if depthwise == "strict" else 2)
     assert plain.field_size == group.order
     assert torch.allclose(plain(x), layer(GeometricTensor(x, layer.in_type)).tensor, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel, depthwise", [(1, None), (3, None), (3, "strict")])
+def test_filters_start_as_the_conventional_networks(kernel, depthwise):
+    """Entries of the expanded filter have the variance that torch's kaiming_normal_(mode="fan_out") gives."""
+    group, channels = Group.parse("C4"), 240
+    layer = SteerableConv(group, channels, channels, kernel, depthwise=depthwise)
+    plain = torch.nn.Conv2d(channels, channels, kernel, groups=channels if depthwise else 1)
+    torch.nn.init.kaiming_normal_(plain.weight, mode="fan_out")
+    assert layer.filter().std().item() == pytest.approx(plain.weight.std().item(), rel=0.15)
+    assert layer.weights.std().item() == pytest.approx(layer.filter().std().item(), rel=0.15)
 
 
 def test_strict_depthwise_mixes_no_channels():
