@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="equilib", description=__doc__)
+    parser = argparse.ArgumentParser(prog="equilib", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     data = shared.add_argument_group("data")
@@ -37,12 +37,15 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--threads", type=int, help="of torch on the CPU")
     shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
 
-    train = commands.add_parser("train", parents=[shared], help="train one network, or continue its run")
+    train = commands.add_parser("train", parents=[shared], allow_abbrev=False, help="train one network, or continue its run")
     train.add_argument("kind", choices=("conventional", "equivariant"))
     train.add_argument("--folder", type=Path, required=True, help="folder of the run; if it exists, the run continues")
 
     compare = commands.add_parser(
-        "compare", parents=[shared], help="train both networks, quantize them, and write accuracies and errors as JSON"
+        "compare",
+        parents=[shared],
+        allow_abbrev=False,
+        help="train both networks, quantize them, and write accuracies and errors as JSON",
     )
     compare.add_argument("--folder", type=Path, required=True, help="folder of the two runs; if they exist, they continue")
     compare.add_argument("--output", type=Path, required=True, help="the JSON file")
@@ -114,7 +117,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         measured=options.measured,
         training_options=training_options,
     )
-    print(markdown_table(table(contents)))
+    if contents:  # only the first of several processes measures
+        print(markdown_table(table(contents)))
     return 0
 
 
@@ -128,6 +132,7 @@ def _synthetic() -> Path:
 def _without_paths(arguments: list[str]) -> str:
     """The command as others would type it: the folders of this machine are left out."""
     words = ["equilib"]
+    arguments = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
     for previous, word in zip([""] + arguments, arguments):
         placeholder = {"--data": "DATA", "--folder": "FOLDER", "--output": "OUTPUT"}.get(previous)
         words.append(placeholder or (repr(word) if " " in word else word))

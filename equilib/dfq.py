@@ -1,8 +1,8 @@
 """Data-free quantization: batch-norm folding, cross-layer equalization, high-bias absorption.
 
 After Nagel et al. 2019, «Data-Free Quantization Through Weight Equalization and Bias Correction», as the paper applies it
-(section 4.1).  Everything works on any Conv–BN–ReLU network that ``torch.fx`` can trace.  Every function returns a new
-module; the one it is given stays as it was.
+(section 4.1).  Everything works on Conv–BN–ReLU networks that ``torch.fx`` can trace and whose activations and poolings
+are modules (``nn.ReLU``, not ``torch.relu``).  Every function returns a new module; the one it is given stays as it was.
 
 A folded convolution carries what batch normalization knew of its output, per channel: ``output_mean`` (beta) and
 ``output_std`` (|gamma|).  Equalization and absorption keep them up to date, and :mod:`equilib.int8` reads its data-free
@@ -46,6 +46,10 @@ def trace(network: nn.Module) -> fx.GraphModule:
             "an equivariant network must be exported first (network.export())"
         ) from error
     traced = fx.GraphModule(copy, graph)
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    for name in calls:
+        if isinstance(traced.get_submodule(name), (*Layer, nn.BatchNorm2d)) and calls.count(name) > 1:
+            raise ValueError(f"{name} is used {calls.count(name)} times: rescaling it at one place would change the others")
     for name, module in traced.named_modules():
         if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
             raise ValueError(
@@ -124,13 +128,20 @@ def find_pairs(network: fx.GraphModule) -> list[Pair]:
             continue
         tied = relu = False
         follower = _only_user(node)
-        while follower is not None and isinstance(_module(network, follower), (*HOMOGENEOUS, GroupMax)):
+        while follower is not None and _lets_scales_through(_module(network, follower)):
             tied |= isinstance(_module(network, follower), GroupMax)
             relu |= isinstance(_module(network, follower), nn.ReLU)
             follower = _only_user(follower)
-        if follower is not None and isinstance(_module(network, follower), Layer):
+        second = _module(network, follower)
+        if isinstance(second, Layer) and (tied or len(outgoing_ranges(_module(network, node))) == _in_channels(second)):
             pairs.append(Pair(node.target, follower.target, tied, relu))
     return pairs
+
+
+def _lets_scales_through(module: nn.Module | None) -> bool:
+    # A padded average mixes in zeros that absorption does not shift, so it ends a chain.
+    padded = isinstance(module, nn.AvgPool2d) and module.padding not in (0, (0, 0))
+    return isinstance(module, (*HOMOGENEOUS, GroupMax)) and not padded
 
 
 def outgoing_ranges(layer: nn.Module) -> Tensor:

@@ -147,6 +147,8 @@ def _compare(expected: Tensor, actual: Tensor, degrees: float) -> EquivarianceEr
         raise ValueError(f"outputs have different shapes: {tuple(expected.shape)} and {tuple(actual.shape)}")
     if not (torch.isfinite(expected).all() and torch.isfinite(actual).all()):
         raise ValueError("the outputs hold NaN or infinite values, so no error can be measured")
+    if len(expected) < 2:
+        raise ValueError("at least two images are needed: errors are relative to the spread of the outputs over images")
     # One unit for all outputs: the spread about each output's own mean.
     spread = (expected - expected.mean(0, keepdim=True)).square().mean().sqrt().item()
     if spread == 0:

@@ -15,12 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from equilib import dfq, int8
+from equilib import __version__, dfq, int8
 from equilib.equivariance import equivariance_sweep, interpolation_control, relative_difference, run_model
-from equilib.mobilenet import build, count_costs, count_parameters, exported
+from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
 from equilib.training import TrainConfig, TrainResult, train, write_json
 
@@ -134,7 +135,7 @@ def measure(
     sample = network_inputs(test, range(min(measured, len(test))), size)
     torch.manual_seed(config.seed)
     stages = {
-        "untrained": build(config.kind, config.network),
+        "untrained": estimate_statistics(build(config.kind, config.network), sample[:64]),
         "trained": model.trained,
         "exported": model.exported,
         "equalized": model.equalized,
@@ -191,16 +192,23 @@ def compare(
         training_options: for :func:`equilib.training.train`.
 
     Returns:
-        The contents of the file.
+        The contents of the file; empty in all processes but the first, which alone measures and writes.
     """
     runs, output = Path(runs), Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    models = {}
-    for kind in KINDS:
-        ours = replace(config, kind=kind)
-        result = train(ours, runs / kind, **(training_options or {}))
-        models[kind] = measure(result, ours, runs / f"{kind}_int8.onnx", measured=measured)
+    if measured < 2:
+        raise ValueError(f"measured must be at least 2, since errors are relative to a spread over patches; got {measured}")
+    # What could fail for want of a file or a program fails here, not after hours of training.
     sizes = {split: len(Patches(config.data, split)) for split in SPLITS}
+    machine = environment()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    configs = {kind: replace(config, kind=kind) for kind in KINDS}
+    results = {kind: train(ours, runs / kind, **(training_options or {})) for kind, ours in configs.items()}
+    if rank_zero_only.rank != 0:
+        return {}
+    models = {
+        kind: measure(results[kind], ours, runs / f"{kind}_int8.onnx", measured=measured)
+        for kind, ours in configs.items()
+    }
     used = sizes | {
         split: min(limit, sizes[split])
         for split, limit in (("train", config.train_limit), ("valid", config.valid_limit))
@@ -210,7 +218,7 @@ def compare(
         "data": {"label": label, **used},
         "seed": config.seed,
         "command": command,
-        "environment": environment(),
+        "environment": machine,
         "models": models,
     }
     write_json(output, contents)
@@ -218,22 +226,19 @@ def compare(
 
 
 def data_label(root: str | Path) -> str:
-    """What a folder holds, in words: PCam where all three splits have the published sizes, else the folder's name."""
+    """What a folder holds, in words: synthetic tissue, PCam (if all splits have its sizes), or the folder's name."""
     sizes = {split: len(Patches(root, split)) for split in SPLITS}
-    if sizes == PUBLISHED_SIZES:
-        return "PCam"
-    return "synthetic tissue" if Path(root).name.startswith("tissue-v") else Path(root).name
+    if Path(root).name.startswith("tissue-v"):  # as equilib.tissue names its folders
+        return "synthetic tissue"
+    return "PCam" if sizes == PUBLISHED_SIZES else Path(root).name
 
 
 def environment() -> dict[str, str]:
     """Versions, processor and git revision, for a JSON of results."""
     packages = ("torch", "e2cnn", "lightning", "onnx", "onnxruntime", "numpy")
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
     return {
-        "equilib": version("equilib"),
-        "revision": revision or "unknown",
+        "equilib": __version__,
+        "revision": _revision(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processor": _processor(),
@@ -241,6 +246,18 @@ def environment() -> dict[str, str]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         **{package: version(package) for package in packages},
     }
+
+
+def _revision() -> str:
+    """The git revision of this checkout; "unknown" where there is none."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:

@@ -131,7 +131,7 @@ def rotate_field(field: Tensor, group: Group | str, rotation: int, *, order: int
     channels = field.shape[1]
     if channels % group.order:
         raise ValueError(f"{channels} channels are no whole number of regular fields of {group.name} ({group.order})")
-    moved = rotate(field, rotation * group.step, order=order)
+    moved = rotate(field, rotation * 360 / group.rotations, order=order)
     source = list(channel_permutation(group, rotation))
     return moved.unflatten(1, (-1, group.order))[:, :, source].flatten(1, 2)
 

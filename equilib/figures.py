@@ -133,7 +133,7 @@ def stage_errors(errors: Mapping[str, Mapping[str, float]], *, tolerance: float 
         values = [max(value, 1e-9) for value in stages.values()]
         ax.plot(list(stages), values, label=kind, **STYLES[kind])
         for x, (value, shown) in enumerate(zip(stages.values(), values)):
-            ax.annotate(f"{value:.1e}", (x, shown), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+            ax.annotate(f"{value:.1e}" if value else "0 (exactly)", (x, shown), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
     if tolerance:
         ax.axhline(tolerance, color=GREY, linewidth=1, linestyle=":")
         label = f"tolerance {tolerance:g}"
@@ -145,7 +145,7 @@ def stage_errors(errors: Mapping[str, Mapping[str, float]], *, tolerance: float 
         yscale="log",
         ylim=(1e-9, 30),
     )
-    ax.legend(fontsize=8, loc="center right")
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.75), ncols=2)
     return figure
 
 
@@ -175,7 +175,7 @@ def probability_against_angle(
         spread = 100 * (max(values) - min(values))
         right.plot([], [], " ", label=f"   moves by {spread:.1f} points")
     right.axhline(0.5, color=GREY, linewidth=1, linestyle=":")
-    right.axvline(degrees, color=GREY, linewidth=1.5)
+    right.axvline(degrees, color=GREY, linewidth=1.5, label="the picture at the left")
     right.set(
         title="Probability of tumour against the input's rotation",
         xlabel="rotation [degrees, counter-clockwise]",

@@ -85,22 +85,21 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
 
 
 def _tie_quarter_turns(basis: Tensor, group: Group, regular_input: bool) -> Tensor:
-    """Make filters that are quarter turns of each other equal to the last bit.
+    """Make filters that are quarter turns (or half turns) of each other equal to the last bit.
 
     e2cnn samples each rotated copy on its own and rounds it to float32, so that copies differ by 1e-8 or so: enough to
     flip a rounding when the weights become INT8.  Turning pixels by 90 degrees needs no interpolation, so one copy of
-    each orbit serves for all four.
+    each orbit serves for all.
     """
-    if group.rotations % 4:
-        return basis
+    turns = 4 if group.rotations % 4 == 0 else 2 if group.rotations % 2 == 0 else 1
     tied, visited = basis.clone(), set()
     for channel in range(basis.shape[1]):
         if channel in visited:
             continue
-        for quarters in range(4):
-            source = list(channel_permutation(group, quarters * group.rotations // 4))
+        for turn in range(turns):
+            source = list(channel_permutation(group, turn * group.rotations // turns))
             target = source.index(channel)
-            turned = torch.rot90(basis[:, channel], quarters, (-2, -1))
+            turned = torch.rot90(basis[:, channel], turn * 4 // turns, (-2, -1))
             tied[:, target] = turned[:, source] if regular_input else turned
             visited.add(target)
     return tied

@@ -25,6 +25,8 @@ from equilib.plain import DiscMask, DiscMean, GroupMax
 
 WEIGHT_LIMIT = 127  # symmetric: -127 … 127
 ACTIVATION_LIMIT = 255
+# In evaluation mode these give values that they were given.
+SELECTING = (GroupMax, nn.MaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def activation_ranges(
             if rule is not None:
                 known[node.name] = rule
             elif not _is_final(node):
-                raise ValueError(f"{node.target} ({type(module).__name__}) has no statistics to take a range from")
+                raise ValueError(f"{node.target} ({type(module).__name__}) has no batch-norm statistics and no rule to take a range from")
         elif node.op == "call_function" and getattr(node.target, "__name__", "") in ("add", "iadd"):
             known[node.name] = _add_rule(known[node.args[0].name], known[node.args[1].name], deviations)
         elif node.op != "output":
@@ -100,7 +102,7 @@ def _module_rule(module: nn.Module, source: Distribution | None, deviations: flo
         return Distribution(0.0, max(source.high, 0.0))
     if isinstance(module, DiscMask):
         return Distribution(min(source.low, 0.0), max(source.high, 0.0))
-    if isinstance(module, (DiscMean, GroupMax, nn.Dropout, nn.Identity, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten)):
+    if isinstance(module, (DiscMean, nn.AdaptiveAvgPool2d, nn.AvgPool2d, *SELECTING)):
         return Distribution(source.low, source.high)
     return None
 
@@ -198,7 +200,7 @@ def _inherits_scale(network: fx.GraphModule, node: fx.Node) -> bool:
     """Selecting among rounded values gives rounded values: no second rounding."""
     if node.op != "call_module":
         return False
-    return isinstance(network.get_submodule(node.target), (GroupMax, nn.Dropout, nn.Identity, nn.Flatten))
+    return isinstance(network.get_submodule(node.target), SELECTING)
 
 
 def _followed_by(network: fx.GraphModule, node: fx.Node, kinds: tuple) -> bool:

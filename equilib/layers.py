@@ -192,6 +192,9 @@ class FieldBatchNorm(EquivariantModule):
 
     def forward(self, x: GeometricTensor) -> GeometricTensor:
         tensor = x.tensor
+        dtype = tensor.dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()  # sums over 100,000 values need more than 8 or 11 bits
         if self.training:
             tensor = tensor.contiguous(memory_format=torch.channels_last)
             y, mean, variance = _NormalizeFields.apply(tensor, self.weight, self.bias, self.size, self.eps)
@@ -201,7 +204,7 @@ class FieldBatchNorm(EquivariantModule):
                 self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         else:
             y = F.batch_norm(tensor, *(p.repeat_interleave(self.size) for p in self._statistics()), eps=self.eps)
-        return GeometricTensor(y, self.out_type)
+        return GeometricTensor(y.to(dtype), self.out_type)
 
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.running_mean, self.running_var, self.weight, self.bias

@@ -160,7 +160,9 @@ class MobileNetConfig:
         return asdict(self) | {"strides": list(self.strides)}
 
     def replace(self, **changes) -> MobileNetConfig:
-        """A copy with other values."""
+        """A copy with other values; with another group the default divisor follows."""
+        if "group" in changes and self.divisor == self.symmetry.order:
+            changes = {"divisor": None} | changes
         return replace(self, **changes)
 
 
@@ -395,6 +397,28 @@ def build(kind: str, config: MobileNetConfig) -> MobileNetV2 | EquivariantMobile
     if kind not in networks:
         raise ValueError(f"kind must be one of {tuple(networks)}, got {kind!r}")
     return networks[kind](config).to(memory_format=torch.channels_last)
+
+
+def estimate_statistics(network: nn.Module, images: Tensor) -> nn.Module:
+    """Set the running statistics of every batch normalization to those of one batch; returns the network, for evaluation.
+
+    A fresh network's running statistics (mean 0, variance 1) are far from its activations', which then fade from layer to
+    layer in evaluation mode.  Anything measured on an untrained network needs this first.
+
+    Args:
+        images: (B, 3, n, n), normalised; a few dozen.
+    """
+    norms = [module for module in network.modules() if hasattr(module, "running_mean")]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            network.train()(images)
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+    return network.eval()
 
 
 def exported(network: nn.Module) -> MobileNetV2:

@@ -8,9 +8,11 @@ where the last finished epoch ended: order of patches, augmentation and dropout 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
 import os
+import signal
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric
@@ -56,6 +59,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
+        object.__setattr__(self, "data", str(self.data))
+        if self.kind not in ("conventional", "equivariant"):
+            raise ValueError(f"kind must be 'conventional' or 'equivariant', got {self.kind!r}")
+        for name in ("seed", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -63,6 +72,11 @@ class TrainConfig:
     def to_dict(self) -> dict:
         """A JSON-compatible dictionary."""
         return asdict(self) | {"network": self.network.to_dict()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight characters that differ between configurations, for names of folders."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
 
     @classmethod
     def from_dict(cls, values: dict) -> TrainConfig:
@@ -128,6 +142,16 @@ class PatchClassifier(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["equilib"] = self.config.to_dict()
+        checkpoint["processes"] = self.trainer.world_size
+
+    def on_load_checkpoint(self, checkpoint):
+        before, now = checkpoint["processes"], self.trainer.world_size
+        if before != now:
+            # The schedule counts steps, and a step sees batch_size patches of each process.
+            raise ValueError(
+                f"this run was started on {before} process(es) and cannot continue on {now}; "
+                "use as many devices as before, or another folder"
+            )
 
     def on_train_epoch_start(self):
         self.train_loss.reset()
@@ -188,6 +212,9 @@ class History(Callback):
 
     def load_state_dict(self, state):
         self.rows = state["rows"]
+        if self.print_rows:
+            for row in self.rows:
+                self._print(row)
 
     def on_train_epoch_end(self, trainer, module):
         metrics = {
@@ -202,16 +229,41 @@ class History(Callback):
         if trainer.is_global_zero:
             write_rows(self.path, self.COLUMNS, self.rows)
             if self.print_rows:
-                print(
-                    f"epoch {row['epoch']:3d}/{trainer.max_epochs}  train loss {row['train_loss']:.3f}"
-                    f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
-                    flush=True,
-                )
+                self._print(row)
+
+    @staticmethod
+    def _print(row):
+        print(
+            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}"
+            f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
+            flush=True,
+        )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint that still knows the best loss when the run's folder was moved; Lightning's own forgets it."""
+
+    def load_state_dict(self, state):
+        def here(path):
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        moved = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state["best_k_models"].items()}
+        super().load_state_dict(state | moved | {"dirpath": self.dirpath, "best_k_models": best})
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of ``metrics.csv``: epoch as an integer, the rest as floats."""
+    with path.open(newline="") as file:
+        return [
+            {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def write_rows(path: Path, columns, rows) -> None:
     """Write a CSV file whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
@@ -221,7 +273,7 @@ def write_rows(path: Path, columns, rows) -> None:
 
 def write_json(path: Path, values: dict) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     os.replace(temporary, path)
 
@@ -251,7 +303,7 @@ def train(
         config: what to train; must equal that of the folder's earlier start, else ValueError names the difference.
         folder: of the run; created.
         progress: show Lightning's progress bar.
-        print_epochs: print a line per epoch.
+        print_epochs: print a line per epoch, those of an earlier start included.
         workers: processes that load data.
         trainer_options: for ``lightning.Trainer``: devices, num_nodes, accelerator, strategy, precision …
 
@@ -259,20 +311,18 @@ def train(
         The network with the lowest validation loss, in evaluation mode.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, config)
+    data = PatchData(config, workers=workers)
     torch.manual_seed(config.seed)
     module = PatchClassifier(config)
-    history = History(folder / "metrics.csv", print_rows=print_epochs)
+    folder.mkdir(parents=True, exist_ok=True)
+    history = History(folder / "metrics.csv", print_rows=print_epochs and rank_zero_only.rank == 0)
     # Both are written when an epoch is over, best first: whatever `last` knows of is then on disk.
     saving = dict(dirpath=folder, save_on_train_epoch_end=True, enable_version_counter=False)
-    best = ModelCheckpoint(filename="best", monitor="valid_loss", mode="min", **saving)
-    last = ModelCheckpoint(filename="last", **saving)
+    best = BestCheckpoint(filename="best", monitor="valid_loss", mode="min", **saving)
+    last = BestCheckpoint(filename="last", **saving)
     callbacks = [history, best, last] + ([TQDMProgressBar(leave=True)] if progress else [])
     options = dict(accelerator="auto", devices="auto") | trainer_options
     resume = folder / "last.ckpt"
-    if print_epochs and resume.exists():
-        print("continuing the run that this folder holds", flush=True)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=config.epochs,
@@ -285,14 +335,20 @@ def train(
             default_root_dir=folder,
             **options,
         )
-        trainer.fit(
-            module, PatchData(config, workers=workers), ckpt_path=resume if resume.exists() else None, weights_only=False
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        _claim(folder, config, writes=trainer.is_global_zero)
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, data, ckpt_path=resume if resume.exists() else None, weights_only=False)
+        except SystemExit:
+            # Lightning ends the whole program on Ctrl-C, and leaves the signal ignored; a notebook must live on.
+            if not trainer.interrupted:
+                raise
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from None
     trainer.strategy.barrier()
     network, checkpoint = load_network(folder / "best.ckpt")
-    return TrainResult(network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(history.rows))
+    rows = read_rows(history.path)  # from the file: a spawned process leaves nothing else behind
+    return TrainResult(network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(rows))
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, dict]:
@@ -312,17 +368,17 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict]:
     return network.eval(), checkpoint
 
 
-def _claim(folder: Path, config: TrainConfig) -> None:
-    """Refuse a folder that holds another run."""
+def _claim(folder: Path, config: TrainConfig, *, writes: bool) -> None:
+    """Refuse a folder that holds another run; a start that came to no checkpoint is none."""
     path = folder / "config.json"
-    if path.exists():
+    if path.exists() and (folder / "last.ckpt").exists():
         earlier = json.loads(path.read_text())
         asked = config.to_dict()
         different = [key for key in asked if asked[key] != earlier.get(key)]
         if different:
             changes = ", ".join(f"{key}: {earlier.get(key)!r} then, {asked[key]!r} now" for key in different)
             raise ValueError(f"{folder} holds a run of another configuration ({changes}); choose another folder")
-    elif int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0:
+    elif writes:
         write_json(path, config.to_dict())
 
 

@@ -6,7 +6,7 @@ from conftest import randomize
 from torch import nn
 
 from equilib import dfq
-from equilib.equivariance import run_model
+from equilib.equivariance import assert_equivariant, run_model
 from equilib.mobilenet import MobileNetConfig, build, exported
 
 
@@ -133,13 +133,35 @@ def test_absorption_keeps_the_function_where_the_relu_is_linear():
 
 def test_absorption_of_a_gaussian_costs_what_theory_says():
     """E|change| = |gamma| (phi(3) - 3 (1 - Phi(3))) for pre-activations N(beta, gamma^2)."""
-    beta, gamma, c = 5.0, 1.0, 2.0
-    samples = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * gamma + beta
-    change = (torch.relu(samples) - (torch.relu(samples - c) + c)).abs().mean().item()
+    chain = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1, eps=0), nn.ReLU(), nn.Conv2d(1, 1, 1))
+    chain = chain.double().eval()
+    with torch.no_grad():
+        chain[0].weight.fill_(1), chain[1].bias.fill_(5.0), chain[3].weight.fill_(1), chain[3].bias.fill_(0)
+    folded = dfq.fold_batch_norm(chain)
+    absorbed, _ = dfq.absorb_high_bias(folded)
+    x = torch.randn(1, 1, 1500, 1500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    change = (run_model(folded, x) - run_model(absorbed, x)).abs().mean().item()
     normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
     three = torch.tensor(3.0, dtype=torch.float64)
     expected = (normal.log_prob(three).exp() - 3 * (1 - normal.cdf(three))).item()
     assert change == pytest.approx(expected, rel=0.05)
+
+
+def test_absorption_keeps_equivariance(tissue):
+    """Fields with a large common bias: absorption moves something, and moves it alike for all channels of a field."""
+    network = randomize(build("equivariant", MobileNetConfig(width=0.35, group="C4")), tissue)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("norm.bias"):
+                parameter[::2] = 6.0
+    folded = dfq.fold_batch_norm(network.double().export().double())
+    absorbed, report = dfq.absorb_high_bias(folded)
+    amounts = [amount for amount in report.absorbed.values() if amount.max() > 0]
+    assert len(amounts) > 5
+    for amount in amounts:
+        fields = amount.unflatten(0, (-1, 4))
+        assert torch.allclose(fields.amax(1), fields.amin(1))
+    assert_equivariant(absorbed, tissue.double(), tolerance=1e-6)  # the biases leave little spread to compare with
 
 
 def test_absorption_leaves_padded_layers_alone(network, tissue):
@@ -166,6 +188,35 @@ def test_dead_channels_are_left_alone():
     equalized, report = dfq.equalize(dfq.trace(chain))
     assert torch.isfinite(torch.cat([p.flatten() for p in equalized.parameters()])).all()
     same_function(chain, equalized, torch.randn(2, 3, 5, 5, dtype=torch.float64))
+
+
+def test_a_shared_layer_is_refused_and_a_flattened_one_left_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    with pytest.raises(ValueError, match="conv is used 2 times"):
+        dfq.trace(Twice())
+    flattened = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 2)).double()
+    equalized, report = dfq.equalize(dfq.trace(flattened))
+    assert not report.pairs
+    same_function(flattened, equalized, torch.randn(2, 3, 5, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1)])
+def test_pooling_between_layers(pool):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), pool, nn.Conv2d(4, 2, 1)).double().eval()
+    with torch.no_grad():
+        net[1].bias.fill_(40.0)
+    folded = dfq.fold_batch_norm(net)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    equalized, _ = dfq.equalize(folded)
+    same_function(folded, equalized, x)
+    same_function(folded, dfq.absorb_high_bias(equalized)[0], x)
 
 
 def test_bad_networks_are_explained():

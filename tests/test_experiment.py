@@ -50,6 +50,44 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     assert before["equivariant"]["accuracy"] == after["equivariant"]["accuracy"]
 
 
+def test_labels_of_data(tmp_path, monkeypatch):
+    from equilib.budget import BUDGETS
+    from equilib.pcam import PUBLISHED_SIZES
+
+    assert BUDGETS["paper"].sizes == PUBLISHED_SIZES
+
+    class Whole(list):
+        def __init__(self, root, split):
+            super().__init__([0] * 3)
+
+        def __len__(self):
+            return PUBLISHED_SIZES["test"]
+
+    monkeypatch.setattr(experiment, "Patches", Whole)
+    monkeypatch.setattr(experiment, "PUBLISHED_SIZES", dict.fromkeys(PUBLISHED_SIZES, PUBLISHED_SIZES["test"]))
+    assert experiment.data_label(tmp_path / "anything") == "PCam"
+    assert experiment.data_label(tmp_path / "tissue-v1-seed0-1-1-1") == "synthetic tissue"
+
+
+def test_commands_hold_no_paths():
+    from equilib.__main__ import _without_paths
+
+    command = _without_paths(["compare", "--data=/home/me/x", "--folder", "/home/me/y", "--label", "my data", "--epochs=3"])
+    assert command == "equilib compare --data DATA --folder FOLDER --label 'my data' --epochs 3"
+
+
+def test_shipped_results():
+    contents = experiment.shipped_results("pcam-subset-4k_C12_width1")
+    assert contents["data"]["label"].startswith("PCam subset")
+    with pytest.raises(FileNotFoundError, match="no results named 'x'"):
+        experiment.shipped_results("x")
+
+
+def test_too_few_patches_to_measure_is_said_before_training(tmp_path):
+    with pytest.raises(ValueError, match="measured must be at least 2"):
+        experiment.compare(TrainConfig("equivariant"), tmp_path, tmp_path / "x.json", label="", measured=1)
+
+
 def test_results_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="x.json is missing"):
         experiment.read_results(tmp_path / "x.json")

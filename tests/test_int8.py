@@ -106,7 +106,7 @@ def test_ranges_without_data_hold_gaussian_activations():
 
 def test_a_network_without_statistics_is_refused():
     network = dfq.trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)))
-    with pytest.raises(ValueError, match="0 .Conv2d. has no statistics"):
+    with pytest.raises(ValueError, match="0 .Conv2d. has no batch-norm statistics"):
         int8.quantize(network, RANGE)
 
 
@@ -130,6 +130,16 @@ def test_bad_onnx_files(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a network")
     with pytest.raises(ValueError, match="bad.onnx is no ONNX file"):
         int8.session(tmp_path / "bad.onnx")
-    other = int8.export_onnx(nn.Sequential(nn.Conv2d(3, 1, 1)), tmp_path / "other.onnx", 8)
-    assert int8.session(other) is not None
+    grey = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 1, 8, 8])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 1, 8, 8])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [grey], [result])
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="other.onnx is another network"):
+        int8.session(tmp_path / "other.onnx")
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    int8.export_onnx(nn.Sequential(nn.Conv2d(3, 1, 1)), tmp_path / "net.onnx", 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     assert not list(tmp_path.glob("*.part"))

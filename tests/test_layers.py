@@ -50,6 +50,18 @@ def test_field_batch_norm_keeps_precision_with_a_large_mean():
     assert (y - exact).abs().max() < 1e-3
 
 
+def test_field_batch_norm_in_mixed_precision():
+    group = Group.parse("C4")
+    norm = FieldBatchNorm(group, 8)
+    x = (torch.randn(4, 8, 9, 9) + 3).bfloat16().requires_grad_()
+    y = norm(GeometricTensor(x, norm.in_type)).tensor
+    assert y.dtype == torch.bfloat16 and norm.running_mean.dtype == torch.float32
+    exact = FieldBatchNorm(group, 8)(GeometricTensor(x.detach().float(), norm.in_type)).tensor
+    assert (y.float() - exact).abs().max() < 0.03
+    y.float().square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
 @pytest.mark.parametrize("group", ["C4", "C12", "D4"])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_dense_convolution_is_r2conv(group, kernel):

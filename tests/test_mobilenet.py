@@ -13,6 +13,7 @@ from equilib.mobilenet import (
     build,
     count_costs,
     count_parameters,
+    estimate_statistics,
 )
 
 
@@ -118,6 +119,21 @@ def test_divisor_must_hold_whole_fields():
 def test_a_wrong_input_size_says_what_to_do(small):
     with pytest.raises(ValueError, match="95 x 95 pixels, got 96 x 96; crop"):
         build("conventional", small)(torch.zeros(1, 3, 96, 96))
+
+
+@pytest.mark.parametrize("kind", ["conventional", "equivariant"])
+def test_estimated_statistics_are_those_of_the_batch(kind, small, tissue):
+    """In evaluation mode the same batch then gives what it gives in training mode (dropout aside)."""
+    network = estimate_statistics(build(kind, small.replace(dropout=0.0)).double(), tissue.double())
+    evaluated = run_model(network, tissue.double())
+    with torch.no_grad():
+        trained = network.train()(tissue.double())
+    assert (evaluated - trained).abs().max() < 0.02 * trained.std()  # the running variance is the unbiased one
+
+
+def test_another_group_brings_its_own_divisor(small):
+    assert small.replace(group="D4") == MobileNetConfig(width=0.35, group="D4")
+    assert MobileNetConfig(group="C4", divisor=24).replace(group="C12").divisor == 24
 
 
 def test_configuration_round_trip(small):

@@ -127,3 +127,25 @@ def test_self_checks(check, capsys):
     for nothing in (None, ..., lambda *arguments: ...)[: 2 if isinstance(right, list) else 3]:
         assert not check(nothing)
         assert "✏️" in capsys.readouterr().out
+
+
+def solutions(path):
+    """(self-check, its argument, folded solution) of every exercise in a notebook."""
+    import re
+
+    cells = nbformat.read(path, as_version=4).cells
+    for before, cell in zip(cells, cells[1:]):
+        folded = re.search(r"<details>.*?```python\n(.*?)```", cell.source, re.S)
+        if cell.cell_type == "markdown" and folded:
+            check, argument = re.search(r"(check_\w+)\((\w+)\)", before.source).groups()
+            yield check, argument, folded[1]
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_folded_solutions_pass_their_self_checks(path, capsys):
+    found = list(solutions(path))
+    assert len(found) >= 3
+    for check, argument, code in found:
+        namespace = {}
+        exec(code, namespace)
+        assert getattr(exercises, check)(namespace[argument]), capsys.readouterr().out

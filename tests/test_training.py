@@ -126,6 +126,63 @@ def test_a_folder_of_another_run_is_refused(trained):
         train(replace(config, learning_rate=0.1), run)
 
 
+def test_a_moved_run_keeps_its_best(trained, tmp_path):
+    """Continue in another place, after a best epoch that nothing can beat: best.ckpt must stay."""
+    import shutil
+    from dataclasses import replace
+
+    config, run, _ = trained
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    last = torch.load(moved / "last.ckpt", weights_only=False)
+    (best,) = [c for name, c in last["callbacks"].items() if "valid_loss" in name]
+    best["best_model_score"] = torch.tensor(-1.0)
+    best["best_k_models"] = {path: torch.tensor(-1.0) for path in best["best_k_models"]}
+    torch.save(last, moved / "last.ckpt")
+    before = (moved / "best.ckpt").read_bytes()
+    longer = replace(config, epochs=config.epochs + 1)
+    (moved / "config.json").write_text(json.dumps(longer.to_dict()))
+    with pytest.MonkeyPatch.context() as patch:
+        # The schedule of the longer run has more steps; only the checkpoint is at stake here.
+        patch.setattr("torch.optim.lr_scheduler.OneCycleLR.load_state_dict", lambda self, state: None)
+        result = train(longer, moved, accelerator="cpu", devices=1)
+    assert len(result.history) == config.epochs + 1 and (moved / "best.ckpt").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_control_c_says_how_to_go_on(data, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(data, run, "--epochs", "50"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    while not rows(run) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in error
+
+
+def test_a_start_that_failed_does_not_claim_the_folder(data, tmp_path):
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data, epochs=1, batch_size=16)
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="batch_size"):
+        train(replace(config, batch_size=500), tmp_path / "run", accelerator="cpu", devices=1)
+    assert len(train(config, tmp_path / "run", accelerator="cpu", devices=1).history) == 1
+
+
+def test_another_number_of_processes_is_refused(trained, tmp_path):
+    import shutil
+    from dataclasses import replace
+
+    config, run, _ = trained
+    shutil.copytree(run, tmp_path / "run")
+    last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=False)
+    last["processes"] = 4
+    torch.save(last, tmp_path / "run" / "last.ckpt")
+    with pytest.raises(ValueError, match="4 process.es. and cannot continue on 1"):
+        train(config, tmp_path / "run", accelerator="cpu", devices=1)
+
+
 def test_checkpoints_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.ckpt is missing"):
         load_network(tmp_path / "none.ckpt")
@@ -137,6 +194,10 @@ def test_checkpoints_that_are_none(tmp_path):
 def test_bad_arguments(data):
     with pytest.raises(ValueError, match="epochs must be positive"):
         TrainConfig("equivariant", epochs=0)
+    with pytest.raises(ValueError, match="kind must be"):
+        TrainConfig("mobilenet")
+    with pytest.raises(ValueError, match="seed must not be negative"):
+        TrainConfig("equivariant", seed=-1)
     config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), str(data), epochs=1, batch_size=200)
     with pytest.raises(ValueError, match="batch_size=200"):
         train(config, data / "run", accelerator="cpu", devices=1)
