@@ -8,8 +8,9 @@ export EQUILIB_BUDGET ?= laptop
 .PHONY: lab test notebooks clean
 .DELETE_ON_ERROR:
 
+# Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
 lab: $(STAMP)
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_OPTIONS) notebooks
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests

@@ -24,7 +24,8 @@ class EquivarianceError:
 
     Attributes:
         degrees: the rotation, counter-clockwise.
-        rms: root mean square over patches and outputs, in standard deviations of the output.
+        rms: root mean square over patches and outputs, in standard deviations of the output; NaN where the outputs are
+            the same for all patches (a network that has learnt nothing), so that the error has no unit.
         worst: the largest absolute error, in the same unit.
         flips: share of patches whose class (largest output) changes, between 0 and 1; for logits (B, classes >= 2)
             only, else NaN.
@@ -151,9 +152,8 @@ def _compare(expected: Tensor, actual: Tensor, degrees: float) -> EquivarianceEr
         raise ValueError("at least two images are needed: errors are relative to the spread of the outputs over images")
     # One unit for all outputs: the spread about each output's own mean.
     spread = (expected - expected.mean(0, keepdim=True)).square().mean().sqrt().item()
-    if spread == 0:
-        raise ValueError("the outputs are the same for all images: the error has no unit (is the network untrained?)")
-    difference = (actual - expected) / spread
+    # Outputs that are the same for all images have no spread, and an error then no unit: NaN, which no bound accepts.
+    difference = (actual - expected) / (spread or float("nan"))
     classes = expected.ndim == 2 and expected.shape[1] > 1
     flips = (expected.argmax(1) != actual.argmax(1)).double().mean().item() if classes else float("nan")
     return EquivarianceError(float(degrees), difference.square().mean().sqrt().item(), difference.abs().max().item(), flips)

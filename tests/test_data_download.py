@@ -194,7 +194,11 @@ def run(env, tmp_path):
 def start(env, *args):
     """The script in the background, its output thrown away."""
     null = subprocess.DEVNULL
-    return subprocess.Popen(["bash", str(SCRIPT), *args], env=env, stdout=null, stderr=null)
+    # Under nohup the tests inherit an ignored SIGHUP, and bash cannot trap a signal that was ignored when it started.
+    def heed():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    return subprocess.Popen(["bash", str(SCRIPT), *args], env=env, stdout=null, stderr=null, preexec_fn=heed)
 
 
 def wait_for(condition):

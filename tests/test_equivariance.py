@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -100,8 +102,10 @@ def test_running_restores_the_mode_and_batches_agree(tissue):
 def test_bad_inputs(tissue):
     with pytest.raises(ValueError, match="empty"):
         run_model(Symmetric(), tissue[:0])
-    with pytest.raises(ValueError, match="same for all images"):
-        equivariance_error(lambda x: torch.zeros(len(x), 2), tissue, 90)
+    constant = equivariance_error(lambda x: torch.zeros(len(x), 2), tissue, 90)
+    assert math.isnan(constant.rms) and constant.flips == 0
+    with pytest.raises(AssertionError, match="not equivariant"):
+        assert_equivariant(lambda x: torch.zeros(len(x), 2), tissue)
     with pytest.raises(ValueError, match="NaN"):
         equivariance_error(lambda x: torch.full((len(x), 2), float("nan")), tissue, 90)
     with pytest.raises(ValueError, match="different shapes"):

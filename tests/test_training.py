@@ -152,7 +152,14 @@ def test_a_moved_run_keeps_its_best(trained, tmp_path):
 @pytest.mark.slow
 def test_control_c_says_how_to_go_on(data, tmp_path):
     run = tmp_path / "run"
-    process = subprocess.Popen(command(data, run, "--epochs", "50"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command(data, run, "--epochs", "50"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A program in the background inherits an ignored SIGINT; a user's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not rows(run) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
