@@ -21,11 +21,9 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 
 from equilib import __version__, dfq, int8
 from equilib.equivariance import equivariance_sweep, interpolation_control, relative_difference, run_model
-from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
+from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics, exported
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
 from equilib.training import TrainConfig, TrainResult, train, write_json
-
-KINDS = ("conventional", "equivariant")
 
 
 def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tensor:
@@ -142,6 +140,7 @@ def measure(
         "int8": running,
     }
     between = [angle for angle in angles if angle % 90]
+    reference = run_model(model.exported, sample)
     return {
         "config": config.to_dict() | {"data": Path(config.data).name},
         "parameters": count_parameters(result.network),
@@ -166,7 +165,9 @@ def measure(
             stage: [asdict(error) for error in equivariance_sweep(network, sample, angles)]
             for stage, network in stages.items()
         },
-        "interpolation_control": [asdict(interpolation_control(model.exported, sample, angle)) for angle in between],
+        "interpolation_control": [
+            asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between
+        ],
     }
 
 

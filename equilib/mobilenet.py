@@ -30,6 +30,7 @@ IMAGENET_STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
 PCAM_STRIDES = (2, 1, 2, 2, 1, 1, 1, 1)
 
 GROUP_POOLINGS = ("mean", "max")
+KINDS = ("conventional", "equivariant")
 
 
 class InexactGridError(ValueError):
@@ -393,10 +394,10 @@ def count_parameters(network: nn.Module) -> int:
 
 def build(kind: str, config: MobileNetConfig) -> MobileNetV2 | EquivariantMobileNetV2:
     """``"conventional"`` or ``"equivariant"``, from the same configuration."""
-    networks = {"conventional": MobileNetV2, "equivariant": EquivariantMobileNetV2}
-    if kind not in networks:
-        raise ValueError(f"kind must be one of {tuple(networks)}, got {kind!r}")
-    return networks[kind](config).to(memory_format=torch.channels_last)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    network = EquivariantMobileNetV2 if kind == "equivariant" else MobileNetV2
+    return network(config).to(memory_format=torch.channels_last)
 
 
 def estimate_statistics(network: nn.Module, images: Tensor) -> nn.Module:

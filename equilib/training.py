@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from equilib.mobilenet import MobileNetConfig, build
+from equilib.mobilenet import KINDS, MobileNetConfig, build
 from equilib.pcam import Patches, augment, collate, crop, normalize
 
 
@@ -60,8 +60,8 @@ class TrainConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "data", str(self.data))
-        if self.kind not in ("conventional", "equivariant"):
-            raise ValueError(f"kind must be 'conventional' or 'equivariant', got {self.kind!r}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
         for name in ("seed", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

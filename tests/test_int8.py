@@ -6,7 +6,7 @@ from conftest import randomize
 from torch import nn
 
 from equilib import dfq, int8
-from equilib.equivariance import assert_equivariant, equivariance_error, relative_difference, run_model
+from equilib.equivariance import equivariance_error, relative_difference, run_model
 from equilib.mobilenet import MobileNetConfig, build, exported
 
 RANGE = (-4.0, 4.0)

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -119,8 +121,6 @@ def test_the_seed_decides_everything(trained, tmp_path):
 
 
 def test_a_folder_of_another_run_is_refused(trained):
-    from dataclasses import replace
-
     config, run, _ = trained
     with pytest.raises(ValueError, match="learning_rate: 0.003 then, 0.1 now"):
         train(replace(config, learning_rate=0.1), run)
@@ -128,9 +128,6 @@ def test_a_folder_of_another_run_is_refused(trained):
 
 def test_a_moved_run_keeps_its_best(trained, tmp_path):
     """Continue in another place, after a best epoch that nothing can beat: best.ckpt must stay."""
-    import shutil
-    from dataclasses import replace
-
     config, run, _ = trained
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
@@ -170,17 +167,12 @@ def test_control_c_says_how_to_go_on(data, tmp_path):
 
 def test_a_start_that_failed_does_not_claim_the_folder(data, tmp_path):
     config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data, epochs=1, batch_size=16)
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="batch_size"):
         train(replace(config, batch_size=500), tmp_path / "run", accelerator="cpu", devices=1)
     assert len(train(config, tmp_path / "run", accelerator="cpu", devices=1).history) == 1
 
 
 def test_another_number_of_processes_is_refused(trained, tmp_path):
-    import shutil
-    from dataclasses import replace
-
     config, run, _ = trained
     shutil.copytree(run, tmp_path / "run")
     last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=False)
