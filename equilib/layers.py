@@ -125,52 +125,127 @@ class SteerableConv(EquivariantModule):
         return conv.eval()
 
 
-class _NormalizeFields(torch.autograd.Function):
-    """Batch normalization with statistics per field, on a channels_last tensor.
+# Values that an operation chain works on at a time on a CPU: 2 MB, which stay in cache from one operation to the next.
+_BLOCK = 2**19
+# Columns that a channels_last matrix is widened to by laying rows side by side: vector instructions want long rows.
+_COLUMNS = 2048
 
-    Forward: two column sums and one affine pass; backward: two column sums and two fused passes.  e2cnn's
-    InnerBatchNorm gives the same numbers through a 5-D view, which costs copies and a slow reduction.
+
+class _Blocks:
+    """A channels_last tensor (B, C, H, W) as blocks of a matrix with C * fold columns, without a copy.
+
+    Row r of the matrix holds ``fold`` neighbouring pixels, so a vector per field is repeated ``fold`` times, and column
+    results are summed over the folds.
+    """
+
+    def __init__(self, like: Tensor, size: int):
+        channels = like.shape[1]
+        pixels = like.numel() // channels
+        self.size, self.fold, rows = size, 1, pixels
+        if like.device.type == "cpu":
+            while pixels % (2 * self.fold) == 0 and 2 * self.fold * channels <= _COLUMNS:
+                self.fold *= 2
+            rows = max(1, _BLOCK // (self.fold * channels))
+        self.columns, self.rows = self.fold * channels, rows
+        self.fields = channels // size
+        self.count = pixels * size  # values per field
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Blocks (rows, columns), views of ``x``."""
+        return x.permute(0, 2, 3, 1).view(-1, self.columns).split(self.rows)
+
+    def spread(self, per_field: Tensor) -> Tensor:
+        """(fields,) to (columns,)."""
+        return per_field.repeat_interleave(self.size).repeat(self.fold)
+
+    def gather(self, columns: Tensor) -> Tensor:
+        """Sum (..., columns) over the columns of each field: (fields,)."""
+        return columns.view(-1, self.fields, self.size).sum((0, 2))
+
+
+def _as_images(block: Tensor) -> Tensor:
+    """(rows, columns) as the channels_last image that torch's batch normalization kernels take."""
+    return block.unsqueeze(1).unsqueeze(0).permute(0, 3, 1, 2)
+
+
+class _NormalizeFields(torch.autograd.Function):
+    """Batch normalization with statistics per field, with or without a ReLU, on a channels_last tensor.
+
+    The same passes over memory as torch's BatchNorm2d and ReLU, over blocks that stay in cache.  e2cnn's InnerBatchNorm
+    gives the same numbers through a 5-D view, which costs copies and a slow reduction.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, size, eps):
-        columns = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-        count = columns.shape[0] * size
-        mean = columns.sum(0).unflatten(0, (-1, size)).sum(1) / count
-        # Centring on the mean first keeps the variance accurate where the mean is large.
-        centred = columns - mean.repeat_interleave(size)
-        variance = centred.square_().sum(0).unflatten(0, (-1, size)).sum(1) / count
+    def forward(ctx, x, weight, bias, size, eps, relu):
+        blocks = _Blocks(x, size)
+        parts = blocks.split(x)
+        # Mean and variance of each column of each block; then the law of total variance over blocks, folds and the
+        # channels of a field.
+        means, variances = (
+            torch.stack(values)
+            for values in zip(*(torch.batch_norm_update_stats(_as_images(part), None, None, 0.0) for part in parts))
+        )
+        share = x.new_tensor([part.numel() / x.numel() for part in parts]).view(-1, 1) / (blocks.columns / blocks.fields)
+        mean = blocks.gather(share * means)
+        variance = blocks.gather(share * (variances + (means - blocks.spread(mean)).square()))
         invstd = (variance + eps).rsqrt()
         scale = weight * invstd
-        shift = bias - mean * scale
-        ctx.save_for_backward(x, weight, mean, invstd)
-        ctx.size, ctx.count = size, count
+        y = torch.empty_like(x)
+        _affine(blocks, x, scale, bias - mean * scale, relu, out=y)
+        ctx.save_for_backward(x, y if relu else None, weight, mean, invstd)
+        ctx.blocks = blocks
         ctx.mark_non_differentiable(mean, variance)
-        return torch.addcmul(_per_channel(shift, size), x, _per_channel(scale, size)), mean, variance
+        return y, mean, variance
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, _mean, _variance):
-        x, weight, mean, invstd = ctx.saved_tensors
-        size, count = ctx.size, ctx.count
-        channels = x.shape[1]
+        x, y, weight, mean, invstd = ctx.saved_tensors
+        blocks = ctx.blocks
         dy = dy.contiguous(memory_format=torch.channels_last)
-        dy_columns = dy.permute(0, 2, 3, 1).reshape(-1, channels)
-        x_columns = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        sum_dy = dy_columns.sum(0).unflatten(0, (-1, size)).sum(1)
-        sum_dyx = (dy_columns * x_columns).sum(0).unflatten(0, (-1, size)).sum(1)
-        dweight = (sum_dyx - mean * sum_dy) * invstd
+        dx = torch.empty_like(x)
+        xs, dys, dxs = blocks.split(x), blocks.split(dy), blocks.split(dx)
+        if y is not None:
+            # dx holds the gradient before the ReLU until it is overwritten.
+            for dy_part, y_part, out in zip(dys, blocks.split(y), dxs):
+                torch.ops.aten.threshold_backward.grad_input(dy_part, y_part, 0, grad_input=out)
+            dys = dxs
+        mean_columns, ones = blocks.spread(mean), mean.new_ones(blocks.columns)
+        sums = [
+            torch.ops.aten.native_batch_norm_backward(
+                _as_images(dy_part),
+                _as_images(x_part),
+                None,
+                None,
+                None,
+                mean_columns,
+                ones,
+                True,
+                0.0,
+                [False, True, True],
+            )[1:]
+            for dy_part, x_part in zip(dys, xs)
+        ]
+        sum_dyx, sum_dy = (blocks.gather(torch.stack(values).sum(0)) for values in zip(*sums))  # of dy (x - mean), dy
+        dweight = sum_dyx * invstd
         scale = weight * invstd
-        slope = -scale * invstd * dweight / count
-        offset = -scale * sum_dy / count - slope * mean
-        dx = torch.addcmul(_per_channel(offset, size), x, _per_channel(slope, size))
-        dx = dx.addcmul_(dy, _per_channel(scale, size))
-        return dx, dweight, sum_dy, None, None
+        slope = -scale * invstd * dweight / blocks.count
+        offset = -scale * sum_dy / blocks.count - slope * mean
+        scale, slope, offset = (blocks.spread(values) for values in (scale, slope, offset))
+        scratch = torch.empty_like(xs[0])
+        for x_part, dy_part, out in zip(xs, dys, dxs):
+            part = torch.addcmul(offset, x_part, slope, out=scratch[: len(x_part)])
+            torch.addcmul(part, dy_part, scale, out=out)
+        return dx, dweight, sum_dy, None, None, None
 
 
-def _per_channel(per_field: Tensor, size: int) -> Tensor:
-    """(fields,) to (1, fields * size, 1, 1)."""
-    return per_field.repeat_interleave(size).view(1, -1, 1, 1)
+def _affine(blocks: _Blocks, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, *, out: Tensor) -> None:
+    """out = scale x + shift, then the ReLU; scale and shift are per field."""
+    scale, shift = blocks.spread(scale), blocks.spread(shift)
+    for part, result in zip(blocks.split(x), blocks.split(out)):
+        torch.addcmul(shift, part, scale, out=result)
+        if relu:
+            result.relu_()
 
 
 class FieldBatchNorm(EquivariantModule):
@@ -190,21 +265,35 @@ class FieldBatchNorm(EquivariantModule):
         self.register_buffer("running_mean", torch.zeros(fields))
         self.register_buffer("running_var", torch.ones(fields))
 
-    def forward(self, x: GeometricTensor) -> GeometricTensor:
+    def forward(self, x: GeometricTensor, *, relu: bool = False) -> GeometricTensor:
+        """Normalize; with ``relu``, the ReLU after it is taken in the same pass over memory."""
         tensor = x.tensor
         dtype = tensor.dtype
         if dtype in (torch.float16, torch.bfloat16):
             tensor = tensor.float()  # sums over 100,000 values need more than 8 or 11 bits
         if self.training:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
-            y, mean, variance = _NormalizeFields.apply(tensor, self.weight, self.bias, self.size, self.eps)
-            count = tensor.numel() // len(self.in_type)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+            y = self._normalize_by_batch(tensor, relu)
         else:
             y = F.batch_norm(tensor, *(p.repeat_interleave(self.size) for p in self._statistics()), eps=self.eps)
+            y = F.relu(y) if relu else y
         return GeometricTensor(y.to(dtype), self.out_type)
+
+    def _normalize_by_batch(self, x: Tensor, relu: bool) -> Tensor:
+        if torch.compiler.is_compiling():  # the compiler fuses the plain formula itself
+            values = x.unflatten(1, (-1, self.size))
+            variance, mean = torch.var_mean(values, (0, 2, 3, 4), correction=0)
+            scale = self.weight * (variance + self.eps).rsqrt()
+            shift = self.bias - mean * scale
+            y = x * scale.repeat_interleave(self.size)[:, None, None] + shift.repeat_interleave(self.size)[:, None, None]
+            y = F.relu(y) if relu else y
+        else:
+            x = x.contiguous(memory_format=torch.channels_last)
+            y, mean, variance = _NormalizeFields.apply(x, self.weight, self.bias, self.size, self.eps, relu)
+        count = x.numel() // len(self.in_type)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(variance.detach() * (count / max(count - 1, 1)), self.momentum)
+        return y
 
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.running_mean, self.running_var, self.weight, self.bias
@@ -236,6 +325,21 @@ class FieldReLU(EquivariantModule):
 
     def export(self) -> nn.ReLU:
         return nn.ReLU()
+
+
+class FieldSequence(enn.SequentialModule):
+    """e2cnn's SequentialModule, which takes a FieldReLU behind a FieldBatchNorm in the same pass over memory."""
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        modules = list(self.children())
+        while modules:
+            module = modules.pop(0)
+            if isinstance(module, FieldBatchNorm) and modules and isinstance(modules[0], FieldReLU):
+                modules.pop(0)
+                x = module(x, relu=True)
+            else:
+                x = module(x)
+        return x
 
 
 class EquivariantResidual(EquivariantModule):

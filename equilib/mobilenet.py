@@ -305,9 +305,7 @@ class EquivariantMobileNetV2(nn.Module):
 
 
 def _equivariant_features(config: MobileNetConfig):
-    from e2cnn import nn as enn
-
-    from equilib.layers import EquivariantResidual, FieldBatchNorm, FieldReLU, SteerableConv
+    from equilib.layers import EquivariantResidual, FieldBatchNorm, FieldReLU, FieldSequence, SteerableConv
 
     group = config.symmetry
 
@@ -327,7 +325,7 @@ def _equivariant_features(config: MobileNetConfig):
         )
         if activation:
             layers["relu"] = FieldReLU(group, outputs)
-        return enn.SequentialModule(layers)
+        return FieldSequence(layers)
 
     def block(spec):
         parts = OrderedDict()
@@ -335,14 +333,14 @@ def _equivariant_features(config: MobileNetConfig):
             parts["expand"] = conv(spec.inputs, spec.hidden, Window(1))
         parts["depthwise"] = conv(spec.hidden, spec.hidden, spec.window, depthwise=config.depthwise)
         parts["project"] = conv(spec.hidden, spec.outputs, Window(1), activation=False)
-        body = enn.SequentialModule(parts)
+        body = FieldSequence(parts)
         return EquivariantResidual(body) if spec.residual else body
 
     parts = OrderedDict(stem=conv(3, config.stem_channels, config.stages[0].window, image_input=True))
     for spec in config.blocks:
         parts[spec.name] = block(spec)
     parts["head"] = conv(config.blocks[-1].outputs, config.head_channels, Window(1))
-    return enn.SequentialModule(parts)
+    return FieldSequence(parts)
 
 
 # --- counting ---
