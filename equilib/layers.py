@@ -9,6 +9,7 @@ takes effect at once.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -134,38 +135,48 @@ _COLUMNS = 2048
 class _Blocks:
     """A channels_last tensor (B, C, H, W) as blocks of a matrix with C * fold columns, without a copy.
 
-    Row r of the matrix holds ``fold`` neighbouring pixels, so a vector per field is repeated ``fold`` times, and column
-    results are summed over the folds.
+    A row of the matrix holds ``fold`` neighbouring pixels, so a value per field is repeated for its channels and folds,
+    and columns are summed over both.
     """
 
-    def __init__(self, like: Tensor, size: int):
-        channels = like.shape[1]
-        pixels = like.numel() // channels
-        self.size, self.fold, rows = size, 1, pixels
-        if like.device.type == "cpu":
+    def __init__(self, shape: tuple[int, ...], size: int, dtype: torch.dtype, device: torch.device):
+        channels = shape[1]
+        pixels = math.prod(shape) // channels
+        self.size, self.fields, self.fold, self.rows = size, channels // size, 1, pixels
+        if device.type == "cpu":
             while pixels % (2 * self.fold) == 0 and 2 * self.fold * channels <= _COLUMNS:
                 self.fold *= 2
-            rows = max(1, _BLOCK // (self.fold * channels))
-        self.columns, self.rows = self.fold * channels, rows
-        self.fields = channels // size
+            self.rows = max(1, _BLOCK // (self.fold * channels))
+        self.columns = self.fold * channels
         self.count = pixels * size  # values per field
+        options = dict(dtype=dtype, device=device)
+        self._field = torch.arange(self.fields, device=device).repeat_interleave(size).repeat(self.fold)
+        self.ones = torch.ones(self.columns, **options)
+        rows = pixels // self.fold
+        lengths = [min(self.rows, rows - start) for start in range(0, rows, self.rows)]
+        self.shares = torch.tensor(lengths, **options).view(-1, 1) / (rows * self.fold * size)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Blocks (rows, columns), views of ``x``."""
-        return x.permute(0, 2, 3, 1).view(-1, self.columns).split(self.rows)
+        matrix = x.permute(0, 2, 3, 1).view(-1, self.columns)
+        return (matrix,) if len(matrix) <= self.rows else matrix.split(self.rows)
 
-    def spread(self, per_field: Tensor) -> Tensor:
-        """(fields,) to (columns,)."""
-        return per_field.repeat_interleave(self.size).repeat(self.fold)
+    def spread(self, *per_field: Tensor) -> tuple[Tensor, ...]:
+        """(fields,) to (columns,), each."""
+        return torch.stack(per_field).index_select(1, self._field).unbind()
 
     def gather(self, columns: Tensor) -> Tensor:
-        """Sum (..., columns) over the columns of each field: (fields,)."""
+        """Sum (blocks, columns) over blocks and over the columns of each field: (fields,)."""
         return columns.view(-1, self.fields, self.size).sum((0, 2))
 
 
-def _as_images(block: Tensor) -> Tensor:
+# The layers of a network ask for the same few dozen again and again.
+_blocks = lru_cache(maxsize=512)(_Blocks)
+
+
+def _as_image(block: Tensor) -> Tensor:
     """(rows, columns) as the channels_last image that torch's batch normalization kernels take."""
-    return block.unsqueeze(1).unsqueeze(0).permute(0, 3, 1, 2)
+    return block.as_strided((1, block.shape[1], len(block), 1), (block.numel(), 1, block.shape[1], block.shape[1]))
 
 
 class _NormalizeFields(torch.autograd.Function):
@@ -177,22 +188,24 @@ class _NormalizeFields(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, size, eps, relu):
-        blocks = _Blocks(x, size)
-        parts = blocks.split(x)
+        blocks = _blocks(tuple(x.shape), size, x.dtype, x.device)
+        xs = blocks.split(x)
         # Mean and variance of each column of each block; then the law of total variance over blocks, folds and the
         # channels of a field.
-        means, variances = (
-            torch.stack(values)
-            for values in zip(*(torch.batch_norm_update_stats(_as_images(part), None, None, 0.0) for part in parts))
-        )
-        share = x.new_tensor([part.numel() / x.numel() for part in parts]).view(-1, 1) / (blocks.columns / blocks.fields)
-        mean = blocks.gather(share * means)
-        variance = blocks.gather(share * (variances + (means - blocks.spread(mean)).square()))
-        invstd = (variance + eps).rsqrt()
+        parts = [torch.batch_norm_update_stats(_as_image(part), None, None, 0.0) for part in xs]
+        means, variances = (torch.stack(values) for values in zip(*parts))
+        mean = blocks.gather(blocks.shares * means)
+        (mean_columns,) = blocks.spread(mean)
+        variance = blocks.gather(blocks.shares * (variances + (means - mean_columns).square_()))
+        invstd = (variance + eps).rsqrt_()
         scale = weight * invstd
+        scale_columns, shift_columns = blocks.spread(scale, bias - mean * scale)
         y = torch.empty_like(x)
-        _affine(blocks, x, scale, bias - mean * scale, relu, out=y)
-        ctx.save_for_backward(x, y if relu else None, weight, mean, invstd)
+        for part, out in zip(xs, blocks.split(y)):
+            torch.addcmul(shift_columns, part, scale_columns, out=out)
+            if relu:
+                out.relu_()
+        ctx.save_for_backward(x, y if relu else None, weight, mean, mean_columns, invstd)
         ctx.blocks = blocks
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -200,52 +213,42 @@ class _NormalizeFields(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, _mean, _variance):
-        x, y, weight, mean, invstd = ctx.saved_tensors
+        x, y, weight, mean, mean_columns, invstd = ctx.saved_tensors
         blocks = ctx.blocks
-        dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
+        dy = dy.contiguous(memory_format=torch.channels_last)
         xs, dys, dxs = blocks.split(x), blocks.split(dy), blocks.split(dx)
-        if y is not None:
-            # dx holds the gradient before the ReLU until it is overwritten.
-            for dy_part, y_part, out in zip(dys, blocks.split(y), dxs):
-                torch.ops.aten.threshold_backward.grad_input(dy_part, y_part, 0, grad_input=out)
-            dys = dxs
-        mean_columns, ones = blocks.spread(mean), mean.new_ones(blocks.columns)
-        sums = [
-            torch.ops.aten.native_batch_norm_backward(
-                _as_images(dy_part),
-                _as_images(x_part),
+        ys = (None,) * len(xs) if y is None else blocks.split(y)
+        sums_dyx, sums_dy = [], []  # of dy (x - mean) and dy, a row per block
+        for x_part, dy_part, y_part, dx_part in zip(xs, dys, ys, dxs):
+            if y_part is not None:  # dx holds the gradient before the ReLU until it is overwritten
+                torch.ops.aten.threshold_backward.grad_input(dy_part, y_part, 0, grad_input=dx_part)
+                dy_part = dx_part
+            _, sum_dyx, sum_dy = torch.ops.aten.native_batch_norm_backward(
+                _as_image(dy_part),
+                _as_image(x_part),
                 None,
                 None,
                 None,
                 mean_columns,
-                ones,
+                blocks.ones,
                 True,
                 0.0,
-                [False, True, True],
-            )[1:]
-            for dy_part, x_part in zip(dys, xs)
-        ]
-        sum_dyx, sum_dy = (blocks.gather(torch.stack(values).sum(0)) for values in zip(*sums))  # of dy (x - mean), dy
+                (False, True, True),
+            )
+            sums_dyx.append(sum_dyx)
+            sums_dy.append(sum_dy)
+        sum_dyx, sum_dy = (blocks.gather(torch.stack(sums)) for sums in (sums_dyx, sums_dy))
         dweight = sum_dyx * invstd
         scale = weight * invstd
-        slope = -scale * invstd * dweight / blocks.count
-        offset = -scale * sum_dy / blocks.count - slope * mean
-        scale, slope, offset = (blocks.spread(values) for values in (scale, slope, offset))
+        slope = scale * invstd * dweight / -blocks.count
+        offset = scale * sum_dy / -blocks.count - slope * mean
+        scale, slope, offset = blocks.spread(scale, slope, offset)
         scratch = torch.empty_like(xs[0])
-        for x_part, dy_part, out in zip(xs, dys, dxs):
+        for x_part, dy_part, dx_part in zip(xs, dys if y is None else dxs, dxs):
             part = torch.addcmul(offset, x_part, slope, out=scratch[: len(x_part)])
-            torch.addcmul(part, dy_part, scale, out=out)
+            torch.addcmul(part, dy_part, scale, out=dx_part)
         return dx, dweight, sum_dy, None, None, None
-
-
-def _affine(blocks: _Blocks, x: Tensor, scale: Tensor, shift: Tensor, relu: bool, *, out: Tensor) -> None:
-    """out = scale x + shift, then the ReLU; scale and shift are per field."""
-    scale, shift = blocks.spread(scale), blocks.spread(shift)
-    for part, result in zip(blocks.split(x), blocks.split(out)):
-        torch.addcmul(shift, part, scale, out=result)
-        if relu:
-            result.relu_()
 
 
 class FieldBatchNorm(EquivariantModule):

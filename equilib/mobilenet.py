@@ -218,7 +218,7 @@ def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
             norm=nn.BatchNorm2d(outputs),
         )
         if activation:
-            layers["relu"] = nn.ReLU()
+            layers["relu"] = nn.ReLU(inplace=True)  # nothing else reads the normalized values: a pass and a map saved
         return nn.Sequential(layers)
 
     def block(spec):
@@ -424,4 +424,8 @@ def exported(network: nn.Module) -> MobileNetV2:
     """A plain network in evaluation mode: the export of an equivariant one, a copy of a conventional one."""
     if isinstance(network, EquivariantMobileNetV2):
         return network.export()
-    return deepcopy(network).eval()
+    plain = deepcopy(network).eval()
+    for module in plain.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # whoever looks at the values before the ReLU must find them
+    return plain

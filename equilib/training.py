@@ -188,7 +188,9 @@ class PatchClassifier(lightning.LightningModule):
         for name, parameter in self.network.named_parameters():
             (free if "norm" in name or name.endswith("bias") else decayed).append(parameter)
         groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, self.config.learning_rate, weight_decay=self.config.weight_decay)
+        optimizer = torch.optim.AdamW(
+            groups, self.config.learning_rate, weight_decay=self.config.weight_decay, fused=True
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         # OneCycleLR divides by the length of each phase, so very short runs need a rising phase of two steps.
         rise = min(max(0.2, 2 / steps), 0.9)
