@@ -8,6 +8,7 @@ patches (N, 96, 96, 3), key ``y`` labels (N, 1, 1, 1), 1 where the centre 32 x 3
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,8 +42,10 @@ def split_path(root: str | Path, split: str, key: str) -> Path:
 class Patches(Dataset):
     """One split of PCam, uint8 and unchanged, read in batches.
 
-    Uncompressed contiguous files are memory-mapped; chunked ones are read chunk by chunk.  Files are opened once per
-    process, so that worker processes (forked or spawned) never share a handle.
+    Uncompressed contiguous files are memory-mapped.  Of chunked ones whole slabs are read (``slab`` patches that share
+    chunks), and the last ones used, up to 256 MB, are kept: ask for patches in the order of :func:`shuffled_order`, and
+    each slab is read and unpacked once.  Files are opened once per process, so that worker processes (forked or spawned)
+    never share a handle.
 
     Args:
         root: the folder of the files.
@@ -71,28 +74,40 @@ class Patches(Dataset):
             self._shape = dataset.shape
             plain = dataset.chunks is None and dataset.compression is None
             self._offset = dataset.id.get_offset() if plain else None
+            self.slab = 1 if plain else dataset.chunks[0]
         if limit is not None:
             if not 1 <= limit <= len(self.labels):
                 raise ValueError(f"limit must lie between 1 and the {len(self.labels)} patches of {split}, got {limit}")
             self.labels = self.labels[:limit]
-        self._handle, self._process = None, None
+        self._handle, self._process, self._slabs = None, None, OrderedDict()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getstate__(self):
         # A handle must not cross into another process, and a memory map would be pickled as a copy of the file.
-        return self.__dict__ | {"_handle": None, "_process": None}
+        return self.__dict__ | {"_handle": None, "_process": None, "_slabs": OrderedDict()}
 
     def _patches(self):
         if self._handle is None or self._process != os.getpid():
             if self._offset is not None:
                 self._handle = np.memmap(self.path, np.uint8, "r", self._offset, self._shape)
             else:
-                # Room for a few hundred chunks of a few patches each; the default of 1 MB holds 37 patches.
-                self._handle = h5py.File(self.path, "r", rdcc_nbytes=128 * 2**20)["x"]
+                # HDF5's own cache only has to hold a chunk while a slab is put together.
+                self._handle = h5py.File(self.path, "r", rdcc_nbytes=2**24)["x"]
+                self._slabs = OrderedDict()
             self._process = os.getpid()
         return self._handle
+
+    def _read_slab(self, number: int) -> np.ndarray:
+        if number in self._slabs:
+            self._slabs.move_to_end(number)
+        else:
+            start = number * self.slab
+            self._slabs[number] = self._patches()[start : start + self.slab]
+            while len(self._slabs) > max(1, _window(self.slab) // self.slab):
+                self._slabs.popitem(last=False)
+        return self._slabs[number]
 
     def images(self, indices) -> np.ndarray:
         """Patches by index, in the order asked for: (B, 96, 96, 3) uint8."""
@@ -100,9 +115,14 @@ class Patches(Dataset):
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"patch {indices.min()}…{indices.max()} of {len(self)}")
         patches = self._patches()
-        # In file order (and each patch once): neighbours share a page or a chunk.
-        distinct, inverse = np.unique(indices, return_inverse=True)
-        return np.asarray(patches[distinct])[inverse]
+        if self._offset is not None:
+            return patches[indices]
+        images = np.empty((len(indices), *self._shape[1:]), np.uint8)
+        # Those at hand first: reading another one may push them out.
+        for number in sorted(set((indices // self.slab).tolist()), key=lambda number: number not in self._slabs):
+            wanted = np.flatnonzero(indices // self.slab == number)
+            images[wanted] = self._read_slab(number)[indices[wanted] % self.slab]
+        return images
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self.images([index])[0], int(self.labels[index])
@@ -110,6 +130,28 @@ class Patches(Dataset):
     def __getitems__(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """What a DataLoader calls for a batch: images and labels, not a list of pairs."""
         return self.images(indices), self.labels[np.asarray(indices)]
+
+
+def _window(slab: int) -> int:
+    """The number of patches, whole slabs, that fit into 256 MB."""
+    patches = 2**28 // PATCH_SIZE**2 // 3
+    return max(1, patches // slab) * slab
+
+
+def shuffled_order(length: int, slab: int, generator: torch.Generator) -> Tensor:
+    """A random order of ``range(length)`` in which whole slabs of a chunked file stay near each other.
+
+    Slabs are shuffled, then patches within windows of 256 MB.  With ``slab`` = 1 all orders are equally likely.
+    """
+    if slab == 1:
+        return torch.randperm(length, generator=generator)
+    starts = torch.randperm((length + slab - 1) // slab, generator=generator) * slab
+    order = []
+    for window in starts.split(_window(slab) // slab):
+        patches = (window[:, None] + torch.arange(slab)).flatten()
+        patches = patches[patches < length]
+        order.append(patches[torch.randperm(len(patches), generator=generator)])
+    return torch.cat(order)
 
 
 def collate(batch: tuple[np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor]:

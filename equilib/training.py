@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Sampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from equilib.mobilenet import KINDS, MobileNetConfig, build
-from equilib.pcam import Patches, augment, collate, crop, normalize
+from equilib.pcam import Patches, augment, collate, crop, normalize, shuffled_order
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,32 @@ def seeded(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
+class EpochOrder(Sampler):
+    """The patches that one of several processes takes in an epoch, decided by seed and epoch alone.
+
+    In training each process takes its own stretch of :func:`equilib.pcam.shuffled_order`, all of the same length (up to
+    processes - 1 patches of an epoch are left out); in validation every ``processes``-th patch.
+    """
+
+    def __init__(self, patches: Patches, processes: int, rank: int, *, shuffle: bool, seed: int):
+        self.patches, self.processes, self.rank, self.shuffle, self.seed = patches, processes, rank, shuffle, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        length = len(self.patches)
+        return length // self.processes if self.shuffle else len(range(self.rank, length, self.processes))
+
+    def __iter__(self):
+        if not self.shuffle:
+            return iter(range(self.rank, len(self.patches), self.processes))
+        order = shuffled_order(len(self.patches), self.patches.slab, seeded(self.seed, self.epoch))
+        return iter(order[self.rank * len(self) :][: len(self)].tolist())
+
+
 class PatchData(lightning.LightningDataModule):
     """The train and valid loaders: uint8 batches, shuffled by seed and epoch, split over the processes."""
 
@@ -107,8 +133,8 @@ class PatchData(lightning.LightningDataModule):
             raise ValueError(
                 f"batch_size={self.config.batch_size} on {processes} process(es) is larger than the {len(patches)} patches"
             )
-        sampler = DistributedSampler(
-            patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed, drop_last=shuffle
+        sampler = EpochOrder(
+            patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed
         )
         return DataLoader(
             patches,

@@ -18,6 +18,7 @@ from equilib.pcam import (
     input_range,
     network_inputs,
     normalize,
+    shuffled_order,
     split_path,
 )
 
@@ -52,6 +53,46 @@ def test_batches_are_what_the_file_holds(tmp_path, layout):
     assert np.array_equal(image, x[5]) and label == y[5]
     with pytest.raises(IndexError):
         patches.images([20])
+
+
+@pytest.mark.parametrize("slab", [1, 4, 7, 50])
+def test_every_patch_once_in_an_order_of_its_own(slab):
+    orders = [shuffled_order(50, slab, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
+
+
+def test_an_epoch_of_a_chunked_file_reads_each_slab_once(tmp_path, monkeypatch):
+    """…with no more slabs in memory than a window holds, and neighbours in the file far apart in the order."""
+    monkeypatch.setattr("equilib.pcam._window", lambda slab: 2 * slab)
+    x, _ = write(tmp_path, n=62, chunks=(4, 48, 48, 1), compression="gzip")
+    patches = Patches(tmp_path, "train")
+    read, kept = [], []
+    original = Patches._read_slab
+
+    def watched(self, number):
+        if number not in self._slabs:
+            read.append(number)
+        result = original(self, number)
+        kept.append(len(self._slabs))
+        return result
+
+    monkeypatch.setattr(Patches, "_read_slab", watched)
+    order = shuffled_order(62, patches.slab, torch.Generator().manual_seed(0)).numpy()
+    images = np.concatenate([patches.images(batch) for batch in np.split(order, range(5, 62, 5))])
+    assert np.array_equal(images, x[order])
+    assert sorted(read) == list(range(16)) and max(kept) <= 2
+    slabs = order // 4
+    assert (slabs[1:] != slabs[:-1]).mean() > 0.3
+
+
+def test_shuffling_a_chunked_file_mixes_it_well():
+    """Positions in the order are not correlated with positions in the file, at PCam's size and a thousand-patch chunk."""
+    order = shuffled_order(262_144, 1024, torch.Generator().manual_seed(0)).double()
+    assert abs(torch.corrcoef(torch.stack([order, torch.arange(len(order)).double()]))[0, 1]) < 0.2
+    batches = (order.view(-1, 64) // 1024)
+    distinct = torch.tensor([len(batch.unique()) for batch in batches]).double()
+    assert distinct.mean() > 8.5  # of the nine slabs that fit a window
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
