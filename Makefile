@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export EQUILIB_BUDGET ?= laptop
 
-.PHONY: lab test notebooks clean
+.PHONY: lab test notebooks bench clean
 .DELETE_ON_ERROR:
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
@@ -19,6 +19,10 @@ test: $(STAMP)
 # Run all notebooks from top to bottom and save them with their outputs.
 notebooks: $(STAMP)
 	$(BIN)/python -m equilib.notebooks notebooks/*.ipynb
+
+# Speed and memory, side by side; takes half an hour, and wants a quiet machine.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.

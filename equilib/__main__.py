@@ -33,7 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--devices", default="auto", help="how many, or which")
     machine.add_argument("--num-nodes", type=int, default=1)
     machine.add_argument("--strategy", default="auto", help="ddp for several devices")
-    machine.add_argument("--precision", default="32-true")
+    machine.add_argument("--precision", default="32-true", help="bf16-mixed halves memory on a GPU")
+    machine.add_argument("--compile", action="store_true", help="by torch.compile; on a CPU this is slower, not faster")
     machine.add_argument("--threads", type=int, help="of torch on the CPU")
     shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
 
@@ -96,6 +97,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         progress=not options.no_progress,
         print_epochs=options.no_progress,
         workers=options.workers,
+        compile=options.compile,
         accelerator=options.accelerator,
         devices=devices,
         num_nodes=options.num_nodes,

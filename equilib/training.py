@@ -323,6 +323,7 @@ def train(
     progress: bool = False,
     print_epochs: bool = False,
     workers: int = 0,
+    compile: bool = False,
     **trainer_options,
 ) -> TrainResult:
     """Train, or continue, one run.
@@ -333,6 +334,7 @@ def train(
         progress: show Lightning's progress bar.
         print_epochs: print a line per epoch, those of an earlier start included.
         workers: processes that load data.
+        compile: by torch.compile; costs minutes at the start, and on a CPU the steps become slower, not faster.
         trainer_options: for ``lightning.Trainer``: devices, num_nodes, accelerator, strategy, precision …
 
     Returns:
@@ -342,6 +344,8 @@ def train(
     data = PatchData(config, workers=workers)
     torch.manual_seed(config.seed)
     module = PatchClassifier(config)
+    if compile:
+        module.network.compile()
     folder.mkdir(parents=True, exist_ok=True)
     history = History(folder / "metrics.csv", print_rows=print_epochs and rank_zero_only.rank == 0)
     # Both are written when an epoch is over, best first: whatever `last` knows of is then on disk.

@@ -7,7 +7,7 @@ from e2cnn.nn import GeometricTensor
 
 from equilib.fields import Group, channel_permutation, rotate_field
 from equilib.filters import steerable_basis
-from equilib.layers import FieldBatchNorm, SteerableConv, image_type, regular_type
+from equilib.layers import FieldBatchNorm, FieldReLU, FieldSequence, SteerableConv, image_type, regular_type
 
 
 @pytest.mark.parametrize("group", ["C4", "C12", "D4"])
@@ -48,6 +48,39 @@ def test_field_batch_norm_keeps_precision_with_a_large_mean():
     y = norm(GeometricTensor(x, norm.in_type)).tensor.double()
     exact = FieldBatchNorm(group, 8).double()(GeometricTensor(x.double(), norm.in_type)).tensor
     assert (y - exact).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(4, 24, 5, 5), (32, 24, 9, 9), (3, 12, 1, 1), (2, 1200, 40, 40)])
+def test_the_pass_with_relu_is_a_relu_behind_the_norm(shape, relu):
+    """In one block or several, with rows folded or not; and as torch.compile sees it."""
+    group = Group.parse("C12")
+    direction = torch.randn(shape, dtype=torch.float64)
+    x = torch.randn(shape, dtype=torch.float64) * 2 + 1
+    results = []
+    for how in ("separate", "one pass", "compiled"):
+        norm = FieldBatchNorm(group, shape[1]).double()
+        torch.nn.init.uniform_(norm.weight, -1, 1, generator=torch.Generator().manual_seed(0))
+        field = GeometricTensor(x.clone().requires_grad_(), norm.in_type)
+        if how == "separate":
+            y = norm(field).tensor
+            y = torch.relu(y) if relu else y
+        else:
+            run = torch.compile(norm, backend="eager") if how == "compiled" else norm
+            y = run(field, relu=relu).tensor
+        (y * direction).sum().backward()
+        results.append((y, field.tensor.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var))
+    for other in results[1:]:
+        assert all(torch.allclose(a, b, atol=1e-9, rtol=1e-9) for a, b in zip(results[0], other))
+
+
+def test_a_sequence_gives_what_its_modules_give():
+    group = Group.parse("C4")
+    modules = [SteerableConv(group, 8, 8, 3), FieldBatchNorm(group, 8), FieldReLU(group, 8)]
+    x = GeometricTensor(torch.randn(2, 8, 9, 9), modules[0].in_type)
+    for training in (True, False):
+        fused, separate = FieldSequence(*modules).train(training), enn.SequentialModule(*modules).train(training)
+        assert torch.allclose(fused(x).tensor, separate(x).tensor, atol=1e-6)
 
 
 def test_field_batch_norm_in_mixed_precision():

@@ -214,3 +214,13 @@ def test_the_command_line_explains_itself(tmp_path, capsys):
     assert "data_download.sh" in capsys.readouterr().err
     assert main(["train", "equivariant", "--data", str(tmp_path), "--folder", "r", "--group", "Z5"]) == 1
     assert "group must be" in capsys.readouterr().err
+
+
+def test_compilation_and_precision_are_options(data, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *a, **k: compiled.append(self))
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data=str(data), epochs=1, batch_size=16)
+    result = train(config, tmp_path, compile=True, precision="bf16-mixed", accelerator="cpu", devices=1)
+    assert [type(module).__name__ for module in compiled] == ["EquivariantMobileNetV2"]
+    assert all(parameter.dtype == torch.float32 for parameter in result.network.parameters())
+    assert torch.isfinite(torch.tensor(result.history[-1]["valid_loss"]))

@@ -1,0 +1,46 @@
+"""MobileNetV2 from e2cnn's own layers, as somebody without equilib would write it: the yardstick for our layers."""
+
+from __future__ import annotations
+
+import torch
+from e2cnn import nn as enn
+from torch import nn
+
+from equilib.layers import FieldBatchNorm, FieldReLU, FieldSequence, SteerableConv
+from equilib.mobilenet import MobileNetConfig, build
+
+VARIANTS = ("conventional", "equilib", "e2cnn, strict", "e2cnn, field-wise")
+
+
+def network(variant: str, width: float, group: str) -> nn.Module:
+    """One of VARIANTS, channels_last.
+
+    e2cnn has no strict depthwise convolution, so "e2cnn, strict" borrows ours; all else in it is e2cnn's.
+    """
+    depthwise = "fieldwise" if variant == "e2cnn, field-wise" else "strict"
+    config = MobileNetConfig(width=width, group=group, depthwise=depthwise)
+    torch.manual_seed(0)
+    if variant == "conventional":
+        return build("conventional", config)
+    result = build("equivariant", config)
+    if variant.startswith("e2cnn"):
+        result.features = _with_e2cnn(result.features)
+    return result.to(memory_format=torch.channels_last)
+
+
+def _with_e2cnn(module: enn.EquivariantModule) -> enn.EquivariantModule:
+    if isinstance(module, FieldSequence):
+        return enn.SequentialModule(*(_with_e2cnn(child) for child in module.children()))
+    if isinstance(module, FieldBatchNorm):
+        return enn.InnerBatchNorm(module.in_type)
+    if isinstance(module, FieldReLU):
+        return enn.ReLU(module.in_type)
+    if isinstance(module, SteerableConv) and module.depthwise != "strict":
+        options = dict(padding=module.padding, stride=module.stride, groups=module.groups, bias=False)
+        conv = enn.R2Conv(module.in_type, module.out_type, module.kernel_size, initialize=False, **options)
+        nn.init.normal_(conv.weights, std=0.1)
+        return conv
+    if hasattr(module, "body"):
+        module.body = _with_e2cnn(module.body)
+    return module
+

@@ -1,0 +1,47 @@
+"""The benchmarks run, and the README shows what they last gave.  No time is tested: that would test the machine."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+run = pytest.importorskip("run")
+networks = pytest.importorskip("networks")
+
+
+def test_the_readme_shows_the_saved_tables():
+    saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split(run.MARKS[0])[1].split(run.MARKS[1])[0]
+    assert shown.strip() == run.tables(saved)
+
+
+def test_every_part_gives_figures():
+    threads = torch.get_num_threads()
+    rows = run.training(True) + run.inference(True)
+    assert all(seconds > 0 for row in rows for seconds in row["seconds"].values())
+    assert all(row["ratio"]["conventional"] == 1 for row in rows)
+    assert all(row["equilib"] > 0 for row in run.data_path(True, 0.3))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("variant", ["e2cnn, strict", "e2cnn, field-wise"])
+def test_the_yardstick_is_equivariant_and_has_our_parameters(variant):
+    """…so that it is the same network, by other layers."""
+    from equilib.equivariance import assert_equivariant
+    from equilib.mobilenet import MobileNetConfig, build, count_parameters, estimate_statistics
+
+    net = networks.network(variant, 0.35, "C4")
+    depthwise = "fieldwise" if variant == "e2cnn, field-wise" else "strict"
+    ours = build("equivariant", MobileNetConfig(width=0.35, group="C4", depthwise=depthwise))
+    assert count_parameters(net) == count_parameters(ours)
+    for module in net.modules():  # e2cnn's names for what estimate_statistics looks for are the same
+        assert not module.__class__.__module__.startswith("equilib.layers") or "BatchNorm" not in type(module).__name__
+    images = torch.randn(8, 3, 95, 95)
+    estimate_statistics(net, images)
+    with torch.no_grad():
+        assert_equivariant(net, images, 90)
