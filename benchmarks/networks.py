@@ -13,7 +13,7 @@ VARIANTS = ("conventional", "equilib", "e2cnn, strict", "e2cnn, field-wise")
 
 
 def network(variant: str, width: float, group: str) -> nn.Module:
-    """One of VARIANTS, channels_last.
+    """One of VARIANTS; channels_last, except e2cnn's, whose layers are no slower, often faster, in the default layout.
 
     e2cnn has no strict depthwise convolution, so "e2cnn, strict" borrows ours; all else in it is e2cnn's.
     """
@@ -25,7 +25,8 @@ def network(variant: str, width: float, group: str) -> nn.Module:
     result = build("equivariant", config)
     if variant.startswith("e2cnn"):
         result.features = _with_e2cnn(result.features)
-    return result.to(memory_format=torch.channels_last)
+        result.to(memory_format=torch.contiguous_format)
+    return result
 
 
 def _with_e2cnn(module: enn.EquivariantModule) -> enn.EquivariantModule:

@@ -28,6 +28,7 @@ from equilib.pcam import Patches, augment, collate, crop, input_range, normalize
 BATCH = 32
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+PARTS = ["training", "inference", "memory", "construction", "deployment", "data_path"]
 MARKS = ("<!-- make bench: begin -->", "<!-- make bench: end -->")
 
 
@@ -36,15 +37,16 @@ def settings(quick: bool) -> list[tuple[float, str, int]]:
     return [(0.35, "C4", 1)] if quick else [(0.35, "C4", 15), (0.35, "C12", 15), (1.0, "C4", 7), (1.0, "C12", 7)]
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, 3, 95, 95, generator=generator).contiguous(memory_format=torch.channels_last)
-    return images, torch.arange(BATCH) % 2
+def batch(variant: str) -> tuple[torch.Tensor, torch.Tensor]:
+    layout = torch.contiguous_format if variant.startswith("e2cnn") else torch.channels_last
+    images = torch.randn(BATCH, 3, 95, 95, generator=torch.Generator().manual_seed(0))
+    return images.contiguous(memory_format=layout), torch.arange(BATCH) % 2
 
 
-def training_step(net: torch.nn.Module):
+def training_step(variant: str, width: float, group: str):
     """One step as `equilib train` takes it."""
-    images, labels = batch()
+    net = network(variant, width, group)
+    images, labels = batch(variant)
     optimizer = torch.optim.AdamW(net.train().parameters(), 1e-4, fused=True)
 
     def step():
@@ -62,7 +64,7 @@ def against_conventional(seconds: dict[str, float]) -> dict:
 def training(quick: bool) -> list[dict]:
     rows = []
     for width, group, repeats in settings(quick):
-        cases = {variant: training_step(network(variant, width, group)) for variant in VARIANTS}
+        cases = {variant: training_step(variant, width, group) for variant in VARIANTS}
         seconds = interleaved(cases, repeats)
         rows.append({"width": width, "group": group, "seconds": seconds, "ratio": against_conventional(seconds)})
     return rows
@@ -70,20 +72,21 @@ def training(quick: bool) -> list[dict]:
 
 def inference(quick: bool) -> list[dict]:
     rows = []
-    images, _ = batch()
     for width, group, repeats in settings(quick):
         nets = {variant: network(variant, width, group).eval() for variant in VARIANTS}
         # What is run in the end is the export: plain modules, for both networks.
         nets |= {"conventional": exported(nets["conventional"]), "equilib, exported": exported(nets["equilib"])}
 
-        def runner(net):
+        def runner(name, net):
+            images, _ = batch(name)
+
             def run():
                 with torch.no_grad():
                     net(images)
 
             return run
 
-        seconds = interleaved({name: runner(net) for name, net in nets.items()}, repeats)
+        seconds = interleaved({name: runner(name, net) for name, net in nets.items()}, repeats)
         rows.append({"width": width, "group": group, "seconds": seconds, "ratio": against_conventional(seconds)})
     return rows
 
@@ -93,10 +96,9 @@ import json, sys
 sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)
-from networks import network
 from run import peak_mib, training_step
 before = peak_mib()
-step = training_step(network({variant!r}, {width}, {group!r}))
+step = training_step({variant!r}, {width}, {group!r})
 for _ in range(3):
     step()
 print(json.dumps({{"mib": peak_mib() - before}}))
@@ -294,6 +296,7 @@ def write_readme(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these anew, keep the others")
     parser.add_argument("--tables", action="store_true", help="measure nothing; print the saved tables, renew the README")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8")  # e2cnn's, at construction
@@ -302,13 +305,13 @@ def main() -> None:
         results = json.loads(saved.read_text())
     else:
         torch.set_num_threads(1)
-        results = {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}}
-        for part in (training, inference, memory, construction, deployment):
+        results = json.loads(saved.read_text()) if options.only != PARTS else {}
+        results |= {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}}
+        for name in options.only:
             start = time.perf_counter()
-            results[part.__name__] = part(options.quick)
-            print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
-        step_seconds = results["training"][0]["seconds"]["conventional"]
-        results["data_path"] = data_path(options.quick, step_seconds)
+            arguments = [results["training"][0]["seconds"]["conventional"]] if name == "data_path" else []
+            results[name] = globals()[name](options.quick, *arguments)
+            print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     text = tables(results)
     print(text)
     if not options.quick:

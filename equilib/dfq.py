@@ -1,4 +1,4 @@
-"""Data-free quantization: batch-norm folding, cross-layer equalization, high-bias absorption.
+"""Data-free quantization: batch-norm folding, cross-layer equalization, high-bias absorption, bias correction.
 
 After Nagel et al. 2019, «Data-Free Quantization Through Weight Equalization and Bias Correction», as the paper applies it
 (section 4.1).  Everything works on Conv–BN–ReLU networks that ``torch.fx`` can trace and whose activations and poolings
@@ -11,6 +11,8 @@ activation ranges from them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -190,17 +192,56 @@ class EqualizationReport:
     """What equalization did.
 
     Attributes:
-        pairs: the pairs that were rescaled.
+        scales: for each pair that was rescaled, the scale S of its channels in all sweeps together: W1 / S, W2 S.
         before, after: for each layer's name, its ``outgoing_ranges``.
         sweeps: how often all pairs were visited.
         change: the largest |log scale| of the last sweep; 0 means converged.
     """
 
-    pairs: tuple[Pair, ...]
+    scales: dict[Pair, Tensor]
     before: dict[str, Tensor]
     after: dict[str, Tensor]
     sweeps: int
     change: float
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs that were rescaled, in the order of the network."""
+        return tuple(self.scales)
+
+
+def rescale(network: fx.GraphModule, scales: dict[Pair, Tensor]) -> fx.GraphModule:
+    """Divide the outputs of each pair's first layer by its scale, and multiply the inputs of the second one by it.
+
+    Any positive scales leave the function as it is: ReLU(s x) = s ReLU(x).  Equalization is one choice of them.
+
+    Args:
+        network: from :func:`fold_batch_norm`.
+        scales: (channels,) for pairs of :func:`find_pairs`.
+
+    Raises:
+        ValueError: a scale that is not positive and finite, or differs within a field where the pair is tied.
+    """
+    dtype = next(network.parameters()).dtype
+    network = deepcopy(network).double()
+    for pair, scale in scales.items():
+        if not (torch.isfinite(scale).all() and (scale > 0).all()):
+            raise ValueError(f"the scales between {pair.first} and {pair.second} must be positive and finite")
+        _apply_scale(network, pair, scale.double())
+    return network.to(dtype)
+
+
+def _apply_scale(network: fx.GraphModule, pair: Pair, scale: Tensor) -> None:
+    first, second = network.get_submodule(pair.first), network.get_submodule(pair.second)
+    incoming = scale
+    if pair.tied:
+        size = _field_size(first, pair)
+        fields = scale.unflatten(0, (-1, size))
+        if (fields != fields[:, :1]).any():
+            raise ValueError(f"between {pair.first} and {pair.second} stands a maximum over each field: scale it as one")
+        incoming = scale if len(scale) == _in_channels(second) else fields[:, 0]
+    _scale_outputs(first, 1 / scale)
+    _scale_inputs(second, incoming)
 
 
 def equalize(
@@ -233,19 +274,20 @@ def equalize(
         if not torch.isfinite(network.get_submodule(name).weight).all():
             raise ValueError(f"{name} has weights that are NaN or infinite; was the training stable?")
     before = {name: outgoing_ranges(network.get_submodule(name)) for name in names}
+    scales: dict[Pair, Tensor] = {}
     change, done = float("inf"), 0
     while done < sweeps and change > tolerance and pairs:
         change = 0.0
         for pair in pairs:
             first, second = network.get_submodule(pair.first), network.get_submodule(pair.second)
             scale = _pair_scale(first, second, pair, tied)
-            _scale_outputs(first, 1 / scale)
-            _scale_inputs(second, scale if len(scale) == _in_channels(second) else scale[:: _field_size(first, pair)])
+            _apply_scale(network, pair, scale)
+            scales[pair] = scales.get(pair, 1.0) * scale
             change = max(change, scale.log().abs().max().item())
         done += 1
     network.to(dtype)
     after = {name: outgoing_ranges(network.get_submodule(name)) for name in names}
-    return network, EqualizationReport(pairs, before, after, done, change if pairs else 0.0)
+    return network, EqualizationReport(scales, before, after, done, change if pairs else 0.0)
 
 
 def _in_channels(layer: nn.Module) -> int:
@@ -320,3 +362,127 @@ def _apply_to_constant(layer: nn.Module, constant: Tensor) -> Tensor:
     groups = getattr(layer, "groups", 1)
     grouped = weight.unflatten(0, (groups, -1))
     return torch.einsum("goi,gi->go", grouped, constant.unflatten(0, (groups, -1))).flatten()
+
+
+def chain_fixed_point(*ranges: Tensor) -> Tensor:
+    """Where equalization of a chain 1x1 -> depthwise -> ... -> 1x1 ends: the geometric mean of its ranges.
+
+    Args:
+        ranges: (channels,) for each layer: the outgoing ranges of the first, those of the depthwise ones (each has one
+            input and one output channel, so one range), the incoming ranges of the last.
+
+    Returns:
+        (channels,): the range that all the layers of the chain have, channel by channel, when nothing moves any more.
+    """
+    return torch.stack(ranges).log().mean(0).exp()
+
+
+@dataclass(frozen=True)
+class BiasCorrectionReport:
+    """What bias correction did: the expected shift of each layer's output, taken off; layers left alone, and why."""
+
+    corrected: dict[str, Tensor]
+    skipped: dict[str, str]
+
+
+def correct_bias(
+    network: fx.GraphModule,
+    rounded: Callable[[nn.Module], Tensor],
+    input_size: int,
+    *,
+    input_mean: float = 0.0,
+) -> tuple[fx.GraphModule, BiasCorrectionReport]:
+    """Take the expected error of rounded weights off the biases (Nagel et al. 2019, section 4.2).
+
+    With eps = rounded(W) - W, an input of mean E[x] shifts the output by eps E[x], and b <- b - eps E[x].  E[x] comes
+    from batch-norm statistics: behind a ReLU it is that of a clipped Gaussian, |gamma| phi(beta / |gamma|) + beta
+    Phi(beta / |gamma|); in a residual sum means and variances add; pooling keeps it.  At a zero-padded border a tap
+    counts only for the share of positions where it lies inside the map.
+
+    Args:
+        network: folded; equalized and absorbed or not.
+        rounded: the weight of a layer after rounding, such as :func:`equilib.int8.rounded_weight`.
+        input_size: height and width of the images, in pixels.
+        input_mean: of the normalised images.
+
+    Returns:
+        The new network, still with the weights it had, and a report.
+    """
+    network = deepcopy(network)
+    sizes = _grid_sizes(network, input_size)
+    known: dict[str, tuple[Tensor, Tensor]] = {}  # mean and standard deviation of each channel
+    corrected, skipped = {}, {}
+    for node in network.graph.nodes:
+        module = _module(network, node)
+        if node.op == "placeholder":
+            known[node.name] = (torch.tensor(input_mean), torch.tensor(float("nan")))
+        elif isinstance(module, Layer):
+            source = node.args[0].name
+            if source not in known:
+                skipped[node.target] = "the mean of its input is not known (behind a maximum over the group)"
+            elif module.bias is None:
+                skipped[node.target] = "the layer has no bias"
+            else:
+                error = (rounded(module) - module.weight.detach()).to(module.weight.dtype)
+                shift = _expected_shift(module, error, known[source][0], sizes[source])
+                module.bias.data = module.bias.data - shift
+                corrected[node.target] = shift
+            if hasattr(module, "output_mean"):
+                known[node.name] = (module.output_mean, module.output_std)
+        elif isinstance(module, nn.ReLU) and node.args[0].name in known:
+            known[node.name] = clipped_gaussian(*known[node.args[0].name])
+        elif isinstance(module, (*HOMOGENEOUS, DiscMask)) and not isinstance(module, nn.MaxPool2d):
+            if node.args[0].name in known:
+                known[node.name] = known[node.args[0].name]
+        elif node.op == "call_function" and getattr(node.target, "__name__", "") in ("add", "iadd"):
+            parts = [known.get(getattr(argument, "name", "")) for argument in node.args]
+            if all(parts):
+                (m1, s1), (m2, s2) = parts
+                known[node.name] = (m1 + m2, (s1.square() + s2.square()).sqrt())
+    return network, BiasCorrectionReport(corrected, skipped)
+
+
+def clipped_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of max(0, x) for a Gaussian x."""
+    z = mean / std.clamp_min(torch.finfo(std.dtype).tiny)
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    below = torch.special.ndtr(z)
+    first = std * density + mean * below
+    second = (mean.square() + std.square()) * below + mean * std * density
+    return first, (second - first.square()).clamp_min(0).sqrt()
+
+
+def _expected_shift(layer: nn.Module, error: Tensor, mean: Tensor, size: int | None) -> Tensor:
+    """eps E[x], (out_channels,)."""
+    groups = getattr(layer, "groups", 1)
+    mean = mean.to(error).expand(_in_channels(layer))
+    if error.ndim == 4:
+        inside = _tap_coverage(layer, size) if any(p != 0 for p in layer.padding) else torch.ones(layer.kernel_size)
+        error = (error * inside.to(error)).flatten(2).sum(2)
+    grouped = error.unflatten(0, (groups, -1))
+    return torch.einsum("goi,gi->go", grouped, mean.unflatten(0, (groups, -1))).flatten()
+
+
+def _tap_coverage(conv: nn.Conv2d, size: int) -> Tensor:
+    """The share of output positions for which each tap of the filter lies inside an n x n map, (k, k)."""
+    taps = torch.eye(math.prod(conv.kernel_size)).view(-1, 1, *conv.kernel_size)
+    inside = nn.functional.conv2d(torch.ones(1, 1, size, size), taps, None, conv.stride, conv.padding, conv.dilation)
+    return inside.mean((0, 2, 3)).view(conv.kernel_size)
+
+
+def _grid_sizes(network: fx.GraphModule, input_size: int) -> dict[str, int | None]:
+    """Height and width of every tensor in the graph; None where it is no map."""
+    sizes: dict[str, int | None] = {}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            if isinstance(value, Tensor):
+                sizes[node.name] = value.shape[-1] if value.ndim == 4 else None
+            return value
+
+    first = next(module for module in network.modules() if isinstance(module, Layer))
+    dtype = next(network.parameters()).dtype
+    with torch.no_grad():
+        Watch(network).run(torch.zeros(1, _in_channels(first), input_size, input_size, dtype=dtype))
+    return sizes

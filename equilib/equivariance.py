@@ -113,6 +113,41 @@ def equivariance_sweep(
     return [equivariance_error(model, images, a, reference=reference, batch_size=batch_size) for a in angles]
 
 
+@dataclass(frozen=True)
+class RotationSpread:
+    """How much the answer for one patch depends on how the patch lies.
+
+    Attributes:
+        angles: the rotations, in degrees, beside 0.
+        flips: share of patches and angles whose class differs from that of the unrotated patch.
+        std: standard deviation over the angles (0 among them) of a patch's logit difference (second minus first),
+            root mean square over patches, in standard deviations of that difference over the unrotated patches.
+    """
+
+    angles: tuple[float, ...]
+    flips: float
+    std: float
+
+
+def rotation_spread(
+    model: Model, images: Tensor, angles: Iterable[float], *, and_back: bool = False, batch_size: int = 64
+) -> RotationSpread:
+    """:class:`RotationSpread` of a model with two logits.
+
+    Args:
+        and_back: rotate there and back again: the control that shows what interpolation alone does.
+    """
+    angles = tuple(angles)
+    images_at = [images] + [rotate(rotate(images, a), -a) if and_back else rotate(images, a) for a in angles]
+    logits = torch.stack([run_model(model, turned, batch_size=batch_size).double() for turned in images_at])
+    if logits.shape[2:] != (2,):
+        raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape[1:])}")
+    difference = logits[..., 1] - logits[..., 0]
+    flips = ((difference[1:] > 0) != (difference[0] > 0)).double().mean().item()
+    spread = difference.var(0, correction=0).mean().sqrt() / difference[0].std()
+    return RotationSpread(angles, flips, spread.item())
+
+
 def relative_difference(expected: Tensor, actual: Tensor) -> float:
     """Root-mean-square difference of two outputs, in standard deviations of the first over patches."""
     return _compare(expected, actual, 0.0).rms

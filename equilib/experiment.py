@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from equilib import __version__, dfq, int8
-from equilib.equivariance import equivariance_sweep, interpolation_control, relative_difference, run_model
+from equilib.equivariance import (
+    equivariance_sweep,
+    interpolation_control,
+    relative_difference,
+    rotation_spread,
+    run_model,
+)
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics, exported
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
 from equilib.training import TrainConfig, TrainResult, train, write_json
@@ -114,7 +120,8 @@ def measure(
     Returns:
         ``accuracy``: metrics of FP32, of FP32 after equalization and absorption, of naive INT8 (simulated, neither
         equalized nor absorbed), of simulated and of real INT8.  ``equivariance``: for each stage, a list of errors.
-        ``logit_change``: relative differences between stages.
+        ``logit_change``: relative differences between stages.  ``rotation_spread``: over all multiples of 30 degrees.
+        ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
     """
     size = config.network.input_size
     test = Patches(data or config.data, "test")
@@ -140,6 +147,7 @@ def measure(
         "int8": running,
     }
     between = [angle for angle in angles if angle % 90]
+    around = range(30, 360, 30)
     reference = run_model(model.exported, sample)
     return {
         "config": config.to_dict() | {"data": Path(config.data).name},
@@ -161,6 +169,16 @@ def measure(
         .mean()
         .item(),
         "measured_patches": len(sample),
+        "per_patch": {"label": labels.tolist()}
+        | {
+            stage: [round(value, 4) for value in (logits[stage][:, 1] - logits[stage][:, 0]).tolist()]
+            for stage in ("fp32", "int8")
+        },
+        "rotation_spread": {
+            "fp32": asdict(rotation_spread(model.exported, sample, around)),
+            "int8": asdict(rotation_spread(running, sample, around)),
+            "fp32, there and back": asdict(rotation_spread(model.exported, sample, around, and_back=True)),
+        },
         "equivariance": {
             stage: [asdict(error) for error in equivariance_sweep(network, sample, angles)]
             for stage, network in stages.items()

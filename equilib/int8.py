@@ -2,8 +2,8 @@
 
 One graph serves for simulation and for deployment: :func:`quantize` puts fake quantizers into the folded network, and
 :func:`export_onnx` writes that network with QuantizeLinear/DequantizeLinear nodes and int8 weights, which onnxruntime runs
-on integer kernels.  Weights are signed and symmetric, activations unsigned and asymmetric, both per tensor (the paper's
-W8A8).
+on integer kernels.  By default weights are signed and symmetric, activations unsigned and asymmetric, both per tensor
+(the paper's W8A8); :class:`Scheme` has the alternatives.
 """
 
 from __future__ import annotations
@@ -23,10 +23,44 @@ from torch import Tensor, fx, nn
 from equilib.dfq import Layer
 from equilib.plain import DiscMask, DiscMean, GroupMax
 
-WEIGHT_LIMIT = 127  # symmetric: -127 … 127
-ACTIVATION_LIMIT = 255
 # In evaluation mode these give values that they were given.
 SELECTING = (GroupMax, nn.MaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How numbers become integers.
+
+    Attributes:
+        weight_bits, activation_bits: 2 to 16; at most 8 can be exported.  Weights of 7 bits suit x86 processors without
+            VNNI in other runtimes than :func:`session`: sums of two products then fit into 16 bits.
+        per_channel: a scale for each output channel of the weights, not one for the tensor.
+        symmetric_weights: integers from -m to m, with 0 for 0; otherwise the range from the least to the largest weight.
+        symmetric_activations: likewise for activations; of what a ReLU gives, half of the levels are lost then.
+
+    Raises:
+        ValueError: a number of bits out of range.
+    """
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    per_channel: bool = False
+    symmetric_weights: bool = True
+    symmetric_activations: bool = False
+
+    def __post_init__(self):
+        for name in ("weight_bits", "activation_bits"):
+            if not 2 <= getattr(self, name) <= 16:
+                raise ValueError(f"{name} must lie between 2 and 16, got {getattr(self, name)}")
+
+    @property
+    def weight_limits(self) -> tuple[int, int]:
+        """The least and the largest integer of a weight.  Symmetric ones use -m to m, so the least stays unused."""
+        half = 2 ** (self.weight_bits - 1)
+        return -half, half - 1
+
+
+PAPER = Scheme()
 
 
 @dataclass(frozen=True)
@@ -113,51 +147,164 @@ def _add_rule(a: Distribution, b: Distribution, deviations: float) -> Distributi
     return _gaussian(a.mean + b.mean, (a.std.square() + b.std.square()).sqrt(), deviations)
 
 
-class FakeQuantize(nn.Module):
-    """Round an activation to 256 levels between ``low`` and ``high`` (which are moved to include 0), per tensor."""
+def calibrated_ranges(
+    network: fx.GraphModule, images: Tensor, *, outliers: float = 0.0, batch_size: int = 64
+) -> dict[str, Distribution]:
+    """The range of every activation on calibration patches: what data-free ranges are compared with.
 
-    def __init__(self, low: float, high: float):
+    Args:
+        network: folded, and equalized or not.
+        images: (B, 3, n, n), normalised.
+        outliers: share of values to leave out at either end, in each batch; 0 takes the least and the largest.
+
+    Returns:
+        As :func:`activation_ranges`, without means and standard deviations.
+    """
+    if not 0 <= outliers < 0.5:
+        raise ValueError(f"outliers must lie in [0, 0.5), got {outliers}")
+    if len(images) == 0:
+        raise ValueError("images is empty: at least one calibration patch is needed")
+    seen: dict[str, Distribution] = {}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            if isinstance(value, Tensor) and node.op != "output":
+                low, high = _quantiles(value, outliers)
+                before = seen.get(node.name, Distribution(low, high))
+                seen[node.name] = Distribution(min(low, before.low), max(high, before.high))
+            return value
+
+    with torch.no_grad():
+        for chunk in images.split(batch_size):
+            Watch(network).run(chunk)
+    return seen
+
+
+def _quantiles(value: Tensor, outliers: float) -> tuple[float, float]:
+    flat = value.flatten()
+    rank = int(outliers * flat.numel())
+    if rank == 0:
+        return flat.min().item(), flat.max().item()
+    return flat.kthvalue(rank + 1).values.item(), flat.kthvalue(flat.numel() - rank).values.item()
+
+
+class FakeQuantize(nn.Module):
+    """Round an activation to 2^bits levels between ``low`` and ``high`` (which are moved to include 0), per tensor."""
+
+    def __init__(self, low: float, high: float, scheme: Scheme = PAPER):
         super().__init__()
         low, high = min(low, 0.0), max(high, 0.0)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"an activation range must be finite, got {low} … {high}")
+        if scheme.symmetric_activations:
+            high = max(-low, high)
+            low = -high
+        self.limit = 2**scheme.activation_bits - 1
         # A constant zero tensor still needs a scale.
-        scale = (high - low) / ACTIVATION_LIMIT or 1.0
+        scale = (high - low) / self.limit or 1.0
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, ACTIVATION_LIMIT)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, self.limit)
+
+
+def rounded_weight(layer: nn.Module, scheme: Scheme = PAPER) -> Tensor:
+    """The weight that the integers of ``scheme`` stand for."""
+    scale, zero_point = _weight_scale(layer.weight.detach(), scheme)
+    return _round_weight(layer.weight.detach(), scale, zero_point, scheme)
+
+
+def _weight_scale(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Scale and zero point: scalars, or one for each output channel."""
+    if not torch.isfinite(weight).all():
+        raise ValueError("weights that are NaN or infinite cannot be quantized")
+    least, largest = scheme.weight_limits
+    flat = weight.flatten(1) if scheme.per_channel else weight.flatten()
+    low, high = flat.amin(-1).clamp_max(0), flat.amax(-1).clamp_min(0)
+    if scheme.symmetric_weights:
+        scale = torch.maximum(-low, high) / largest
+        zero_point = torch.zeros_like(scale)
+    else:
+        scale = (high - low) / (largest - least)
+        zero_point = least - low / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a dead channel still needs a scale
+    return scale.float(), zero_point.round().clamp(least, largest).to(torch.int32)
+
+
+def _round_weight(weight: Tensor, scale: Tensor, zero_point: Tensor, scheme: Scheme) -> Tensor:
+    if scale.ndim:
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, *scheme.weight_limits)
+    # Symmetric weights never reach the limits, and ONNX knows those of 8 bits only.
+    limits = PAPER.weight_limits if scheme.symmetric_weights and scheme.weight_bits < 8 else scheme.weight_limits
+    return torch.fake_quantize_per_tensor_affine(weight, scale, zero_point, *limits)
 
 
 class QuantizedLayer(nn.Module):
-    """A convolution or linear layer whose weights are rounded to int8, per tensor; the bias to int32."""
+    """A convolution or linear layer with rounded weights; the bias is rounded to int32."""
 
-    def __init__(self, layer: nn.Module, input_scale: Tensor):
+    def __init__(self, layer: nn.Module, input_scale: Tensor, scheme: Scheme = PAPER):
         super().__init__()
-        self.layer = layer
-        largest = layer.weight.detach().abs().max().item()
-        if not np.isfinite(largest):
-            raise ValueError("weights that are NaN or infinite cannot be quantized")
-        # The largest weight becomes ±127, so -128 is never used, though the operator allows it.
-        self.register_buffer("scale", torch.tensor(largest / WEIGHT_LIMIT or 1.0))
-        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
+        self.layer, self.scheme = layer, scheme
+        scale, zero_point = _weight_scale(layer.weight.detach(), scheme)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
         if layer.bias is not None:
             # The accumulator of the integer kernel counts in units of both scales; so does its bias.
             unit = (input_scale * self.scale).double()
             layer.bias.data = (layer.bias.data.double() / unit).round().mul(unit).to(layer.bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.fake_quantize_per_tensor_affine(
-            self.layer.weight, self.scale, self.zero_point, -WEIGHT_LIMIT - 1, WEIGHT_LIMIT
-        )
+        weight = _round_weight(self.layer.weight, self.scale, self.zero_point, self.scheme)
         if isinstance(self.layer, nn.Linear):
             return nn.functional.linear(x, weight, self.layer.bias)
         return self.layer._conv_forward(x, weight, self.layer.bias)
 
 
-def quantize(network: fx.GraphModule, input_range: tuple[float, float]) -> fx.GraphModule:
-    """Insert fake quantizers: W8A8, per tensor, with data-free activation ranges.
+class QuantizedDiscMean(nn.Module):
+    """The mean over the disc as an integer sum: the mask's entries are one unit each, so no order of addition matters."""
+
+    def __init__(self, mean: DiscMean):
+        super().__init__()
+        self.register_buffer("weight", mean.weight.flatten()[:, None].clone())
+        self.register_buffer("scale", mean.weight.max().clone())
+        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.fake_quantize_per_tensor_affine(self.weight, self.scale, self.zero_point, *PAPER.weight_limits)
+        return torch.matmul(x.flatten(2), weight).flatten(1)
+
+
+def tie_rotated_copies(network: nn.Module) -> None:
+    """Make weights and biases that are rotated copies of each other equal to the bit, in place.
+
+    Copies that differ by 1e-7 can be rounded to different integers; then the INT8 network is invariant no more.  Only
+    quarter turns are tied (:class:`equilib.plain.QuarterTurn`), never rotations that interpolate.
+
+    Raises:
+        ValueError: a layer whose weights are no rotated copies, by name.
+    """
+    for name, layer in network.named_modules():
+        turn = getattr(layer, "quarter_turn", None)
+        if turn is None:
+            continue
+        try:
+            layer.weight.data = turn.tie(layer.weight.data)
+            if layer.bias is not None:
+                layer.bias.data = turn.tie(layer.bias.data)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+
+
+def quantize(
+    network: fx.GraphModule,
+    input_range: tuple[float, float],
+    *,
+    scheme: Scheme = PAPER,
+    ranges: dict[str, Distribution] | None = None,
+) -> fx.GraphModule:
+    """Insert fake quantizers.
 
     A tensor is rounded once, where an integer kernel would write it: behind a convolution together with its ReLU,
     behind a residual sum, behind the pooling, and behind the mask of the input.
@@ -165,42 +312,43 @@ def quantize(network: fx.GraphModule, input_range: tuple[float, float]) -> fx.Gr
     Args:
         network: folded (:func:`equilib.dfq.fold_batch_norm`), and equalized or not.
         input_range: of the normalised images.
+        scheme: bits and scales; by default the paper's W8A8, per tensor.
+        ranges: of the activations, such as :func:`calibrated_ranges`; by default data-free ones.
 
     Returns:
         A new network that simulates INT8 in floating point.
     """
-    ranges = activation_ranges(network, input_range)
+    ranges = activation_ranges(network, input_range) if ranges is None else ranges
     network = deepcopy(network)
-    scales: dict[str, Tensor] = {}
+    tie_rotated_copies(network)
+    quantizers: dict[str, FakeQuantize] = {}
     for node in list(network.graph.nodes):
-        if node.op in ("output",):
+        if node.op == "output":
             continue
-        inherited = _inherits_scale(network, node)
-        if inherited:
-            scales[node.name] = scales[node.args[0].name]
         module = network.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(module, Layer):
-            _replace(network, node.target, QuantizedLayer(module, scales[node.args[0].name]))
-        if inherited or node.name not in ranges or _is_final(node) or _followed_by(network, node, (nn.ReLU, DiscMask)):
+            _replace(network, node.target, QuantizedLayer(module, quantizers[node.args[0].name].scale, scheme))
+        if isinstance(module, DiscMean):
+            _replace(network, node.target, QuantizedDiscMean(module))
+        if isinstance(module, SELECTING):
+            # Selecting among rounded values gives rounded values; kernels for what follows a maximum over the group want
+            # to read integers again.
+            quantizer = quantizers[node.name] = quantizers[node.args[0].name]
+            if not isinstance(module, GroupMax):
+                continue
+        elif node.name not in ranges or _is_final(node) or _followed_by(network, node, (nn.ReLU, DiscMask)):
             continue
-        quantizer = FakeQuantize(ranges[node.name].low, ranges[node.name].high)
-        scales[node.name] = quantizer.scale
+        else:
+            quantizer = FakeQuantize(ranges[node.name].low, ranges[node.name].high, scheme)
         name = f"quantize_{node.name}"
-        network.add_submodule(name, quantizer)
+        network.add_submodule(name, deepcopy(quantizer))
         with network.graph.inserting_after(node):
             inserted = network.graph.call_module(name, (node,))
         node.replace_all_uses_with(inserted, delete_user_cb=lambda user, inserted=inserted: user is not inserted)
-        scales[inserted.name] = quantizer.scale
+        quantizers[node.name] = quantizers[inserted.name] = quantizer
     network.graph.lint()
     network.recompile()
     return network
-
-
-def _inherits_scale(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Selecting among rounded values gives rounded values: no second rounding."""
-    if node.op != "call_module":
-        return False
-    return isinstance(network.get_submodule(node.target), SELECTING)
 
 
 def _followed_by(network: fx.GraphModule, node: fx.Node, kinds: tuple) -> bool:
@@ -222,11 +370,17 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
 
     The input is ``images``, float32 (batch, 3, input_size, input_size), normalised; the output is ``logits``.  Weights
     that are fake-quantized in the network are stored as int8, their biases as int32.
+
+    Raises:
+        ValueError: a scheme that integer kernels do not have (more than 8 bits, scales per channel, asymmetric weights).
     """
     import onnx
     import onnxscript  # noqa: F401  (torch's exporter needs it; say so here, not in the middle of a trace)
 
     path = Path(path)
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedLayer):
+            _check_exportable(name, module.scheme)
     temporary = path.with_name(path.name + ".part")
     example = torch.zeros(2, 3, input_size, input_size)
     batch = torch.export.Dim("batch", min=1)
@@ -250,6 +404,24 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
     onnx.save(model, temporary)
     os.replace(temporary, path)
     return path
+
+
+def _check_exportable(name: str, scheme: Scheme) -> None:
+    wrong = [
+        words
+        for words, bad in (
+            (f"weight_bits={scheme.weight_bits}", scheme.weight_bits > 8),
+            (f"activation_bits={scheme.activation_bits}", scheme.activation_bits != 8),
+            ("per_channel=True", scheme.per_channel),
+            ("symmetric_weights=False", not scheme.symmetric_weights),
+        )
+        if bad
+    ]
+    if wrong:
+        raise ValueError(
+            f"{name} is quantized with {', '.join(wrong)}, which is for simulation only; export activations of 8 bits and "
+            "symmetric weights of at most 8, per tensor"
+        )
 
 
 @contextmanager
@@ -300,7 +472,7 @@ def _store_integers(model) -> None:
             weight, scale = value(node.input[0]).astype(np.float64), float(value(node.input[1]))
             # torch rounds half to even, after multiplying by the reciprocal in float32: do the same.
             reciprocal = np.float32(1) / np.float32(scale)
-            rounded = np.rint(weight.astype(np.float32) * reciprocal).clip(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+            rounded = np.rint(weight.astype(np.float32) * reciprocal).clip(-127, 127)
             constant = store(rounded.astype(np.int8), node.output[0])
             graph.node.remove(node)
             for user in graph.node:

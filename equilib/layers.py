@@ -17,9 +17,9 @@ from e2cnn import nn as enn
 from e2cnn.nn import EquivariantModule, FieldType, GeometricTensor
 from torch import Tensor, nn
 
-from equilib.fields import Group
+from equilib.fields import Group, channel_permutation
 from equilib.filters import steerable_basis
-from equilib.plain import Residual
+from equilib.plain import QuarterTurn, Residual
 
 DEPTHWISE = ("strict", "fieldwise")
 
@@ -123,6 +123,7 @@ class SteerableConv(EquivariantModule):
         )
         conv.weight = nn.Parameter(self.filter().detach().clone())
         conv.field_size = self.group.order
+        conv.quarter_turn = _quarter_turn(self.group, inputs=self.block[1] > 1, outputs=True)
         return conv.eval()
 
 
@@ -249,6 +250,14 @@ class _NormalizeFields(torch.autograd.Function):
             part = torch.addcmul(offset, x_part, slope, out=scratch[: len(x_part)])
             torch.addcmul(part, dy_part, scale, out=dx_part)
         return dx, dweight, sum_dy, None, None, None
+
+
+def _quarter_turn(group: Group, *, inputs: bool, outputs: bool) -> QuarterTurn | None:
+    """None where the group holds neither 90 nor 180 degrees."""
+    for parts in (4, 2):
+        if group.rotations % parts == 0:
+            return QuarterTurn(360 // parts, channel_permutation(group, group.rotations // parts), inputs, outputs)
+    return None
 
 
 class FieldBatchNorm(EquivariantModule):
@@ -380,7 +389,7 @@ class InvariantLinear(nn.Module):
 
     def __init__(self, group: Group, channels: int, out_features: int):
         super().__init__()
-        self.field_size = group.order
+        self.group, self.field_size = group, group.order
         self.linear = nn.Linear(channels // group.order, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -392,4 +401,5 @@ class InvariantLinear(nn.Module):
         plain.weight = nn.Parameter(weight)
         plain.bias = nn.Parameter(self.linear.bias.detach().clone())
         plain.field_size = self.field_size
+        plain.quarter_turn = _quarter_turn(self.group, inputs=True, outputs=False)
         return plain.eval()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch.utils.data import Dataset
 
 SPLITS = ("train", "valid", "test")
 PATCH_SIZE = 96
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 PUBLISHED_SIZES = {"train": 262_144, "valid": 32_768, "test": 32_768}
 # Of PCam's training split, per RGB channel, for intensities in [0, 1].
 MEAN = (0.7008, 0.5384, 0.6916)
@@ -209,6 +211,56 @@ def network_inputs(patches: Patches, indices, size: int) -> Tensor:
     """Patches by index, cropped and normalised: (B, 3, size, size) float32."""
     images, _ = collate((patches.images(indices), patches.labels[:0]))
     return normalize(crop(images, size))
+
+
+def read_images(path: str | Path, size: int) -> Iterator[tuple[str, Tensor]]:
+    """Patches from an image file, a folder of images, or an .h5 file with key ``x``, ready for a network.
+
+    Args:
+        path: PNG, JPEG or TIFF, 8 bits, RGB; of a folder all such files, by name.
+        size: of the network's input; patches of 96 x 96 pixels are cropped to it.
+
+    Yields:
+        A name and (1, 3, size, size) float32.
+
+    Raises:
+        PatchFileError: names the file that is missing, unreadable, or of another size or type.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise PatchFileError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        for file in files:
+            yield from read_images(file, size)
+    elif path.suffix.lower() in (".h5", ".hdf5"):
+        with _open(path, "x") as dataset:
+            for index in range(len(dataset)):
+                name = f"{path}[{index}]"
+                yield name, _as_input(dataset[index], name, size)
+    elif not path.exists():
+        raise PatchFileError(f"{path} is missing")
+    else:
+        from skimage import io
+
+        try:
+            image = io.imread(path)
+        except Exception as error:
+            raise PatchFileError(f"{path} is no image that can be read ({error})") from error
+        yield str(path), _as_input(image, str(path), size)
+
+
+def _as_input(image: np.ndarray, name: str, size: int) -> Tensor:
+    if image.dtype != np.uint8:
+        raise PatchFileError(f"{name} has values of type {image.dtype}, not 8-bit ones (uint8); convert it first")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise PatchFileError(f"{name} has shape {image.shape}, not (height, width, 3); save it as RGB, without transparency")
+    if image.shape[:2] not in ((PATCH_SIZE, PATCH_SIZE), (size, size)):
+        raise PatchFileError(
+            f"{name} has {image.shape[0]} x {image.shape[1]} pixels; the network takes patches of {PATCH_SIZE} x "
+            f"{PATCH_SIZE} (cropped to {size} x {size}) at the 10x magnification of PCam: cut the image, do not scale it"
+        )
+    return normalize(crop(torch.from_numpy(image.copy()).permute(2, 0, 1)[None], size))
 
 
 @contextmanager

@@ -5,10 +5,57 @@ Nothing here knows of e2cnn: from `export()` on, data-free quantization and INT8
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from equilib.fields import disc_mask
+
+
+@dataclass(frozen=True)
+class QuarterTurn:
+    """What rotating a layer's fields by 90 degrees (by 180, where the group holds no 90) does to its weights: nothing.
+
+    Such rotations move pixels without interpolation, so they can leave weights equal to the last bit.
+
+    Attributes:
+        degrees: 90 or 180.
+        source: channel ``i`` of a field is channel ``source[i]`` before the rotation.
+        inputs, outputs: whether the weight's second and first dimension run over the channels of fields.
+    """
+
+    degrees: int
+    source: tuple[int, ...]
+    inputs: bool
+    outputs: bool
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """The weight (out, in) or (out, in / groups, k, k), or the bias (out,), after the rotation."""
+        source = list(self.source)
+        if weight.ndim == 4:
+            weight = torch.rot90(weight, self.degrees // 90, (-2, -1))
+        if self.outputs:
+            weight = weight.unflatten(0, (-1, len(source)))[:, source].flatten(0, 1)
+        if self.inputs and weight.ndim > 1:
+            weight = weight.unflatten(1, (-1, len(source)))[:, :, source].flatten(1, 2)
+        return weight
+
+    def tie(self, weight: Tensor) -> Tensor:
+        """The mean over the rotations: left alone by :meth:`apply`, to the bit.
+
+        Raises:
+            ValueError: the weight is not (nearly) invariant to begin with.
+        """
+        copies = [weight]
+        while len(copies) < 360 // self.degrees:
+            copies.append(self.apply(copies[-1]))
+        if max((copy - weight).abs().max().item() for copy in copies) > 1e-3 * weight.abs().max().item():
+            raise ValueError("the weights are not rotated copies of each other, so they cannot be tied")
+        if len(copies) == 2:
+            return (copies[0] + copies[1]) / 2
+        # Sums of two do not depend on their order, so neither does this one on where in the orbit it starts.
+        return ((copies[0] + copies[2]) + (copies[1] + copies[3])) / 4
 
 
 class Residual(nn.Module):

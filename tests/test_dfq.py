@@ -62,6 +62,7 @@ def test_the_closed_form_of_a_chain():
     r1, r2, r3 = dfq.outgoing_ranges(chain[0]), dfq.outgoing_ranges(chain[2]), dfq.incoming_ranges(chain[4])
     equalized, _ = dfq.equalize(dfq.trace(chain))
     expected = (r1 * r2 * r3) ** (1 / 3)
+    assert torch.allclose(dfq.chain_fixed_point(r1, r2, r3), expected)
     for ranges in (
         dfq.outgoing_ranges(equalized.get_submodule("0")),
         dfq.outgoing_ranges(equalized.get_submodule("2")),
@@ -234,3 +235,87 @@ def test_bad_networks_are_explained():
         dfq.equalize(dfq.trace(broken))
     with pytest.raises(ValueError, match="exported first"):
         dfq.fold_batch_norm(build("equivariant", MobileNetConfig(width=0.35, group="C4")))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_any_positive_scales_leave_the_function_and_equalization_repairs_them(tissue, tied):
+    """De-equalize, then equalize: the same ranges again, per channel or tied."""
+    plain = exported(randomize(build("equivariant", MobileNetConfig(width=0.35, group="C4")), tissue)).double()
+    folded = dfq.fold_batch_norm(plain)
+    scales = {}
+    for pair in dfq.find_pairs(folded):
+        channels = folded.get_submodule(pair.first).weight.shape[0]
+        scale = torch.exp(2 * torch.randn(channels // 4, dtype=torch.float64)) if tied else None
+        scales[pair] = scale.repeat_interleave(4) if tied else torch.exp(2 * torch.randn(channels, dtype=torch.float64))
+    spoiled = dfq.rescale(folded, scales)
+    same_function(folded, spoiled, tissue.double())
+    ranges = [dfq.equalize(network, tied=tied)[1].after for network in (folded, spoiled)]
+    for name in ranges[0]:
+        assert torch.allclose(ranges[0][name], ranges[1][name], rtol=1e-6), name
+    equalized, report = dfq.equalize(folded, tied=tied)
+    again = dfq.rescale(folded, report.scales)  # the scales of all sweeps at once
+    for name, parameter in equalized.named_parameters():
+        assert torch.allclose(parameter, again.get_parameter(name), rtol=1e-9), name
+
+
+def test_bad_scales_are_refused(tissue):
+    config = MobileNetConfig(width=0.35, group="C4", group_pooling="max")
+    folded = dfq.fold_batch_norm(exported(randomize(build("equivariant", config), tissue)))
+    first, last = dfq.find_pairs(folded)[0], dfq.find_pairs(folded)[-1]
+    assert last.tied
+    with pytest.raises(ValueError, match="positive"):
+        dfq.rescale(folded, {first: torch.zeros(folded.get_submodule(first.first).weight.shape[0])})
+    with pytest.raises(ValueError, match="maximum over each field"):
+        dfq.rescale(folded, {last: 1 + torch.rand(folded.get_submodule(last.first).weight.shape[0])})
+
+
+def test_a_clipped_gaussian_against_monte_carlo():
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.tensor([-2.0, -0.5, 0, 1, 4], dtype=torch.float64)
+    std = torch.tensor([1.0, 0.5, 2, 3, 0], dtype=torch.float64)
+    draws = (mean + std * torch.randn(400_000, 5, generator=generator, dtype=torch.float64)).relu()
+    expected_mean, expected_std = dfq.clipped_gaussian(mean, std)
+    assert torch.allclose(draws.mean(0), expected_mean, atol=0.02)
+    assert torch.allclose(draws.std(0), expected_std, atol=0.02)
+
+
+@pytest.mark.parametrize("padding, groups", [(0, 1), (1, 1), (1, 4)])
+def test_bias_correction_against_monte_carlo(padding, groups):
+    """On inputs that are what batch normalization says, coarse weights shift the mean output; corrected ones do not."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=padding, groups=groups)
+    ).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 3, 11, 11, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        net[1].bias.uniform_(0, 2), net[1].weight.uniform_(0.5, 1.5)
+        net[1].momentum = 1.0
+        net(x)
+    folded = dfq.fold_batch_norm(net.eval())
+
+    def coarse(layer):
+        step = layer.weight.detach().abs().max() / 3
+        return (layer.weight.detach() / step).round() * step
+
+    corrected, report = dfq.correct_bias(folded, lambda layer: coarse(layer) if layer.kernel_size == (3, 3) else layer.weight.detach(), 11)
+    assert set(report.corrected) == {"0", "3"}
+
+    def mean_shift(network):
+        rounded = copy.deepcopy(network)
+        last = rounded.get_submodule("3")
+        last.weight.data = coarse(last)
+        return (run_model(rounded, x) - run_model(folded, x)).mean((0, 2, 3))
+
+    before, after = mean_shift(folded).abs().max(), mean_shift(corrected).abs().max()
+    assert before > 0.05 and after < 0.1 * before
+
+
+def test_bias_correction_of_the_whole_network_and_what_it_leaves_alone(network, tissue):
+    folded = dfq.fold_batch_norm(network)
+    unchanged, report = dfq.correct_bias(folded, lambda layer: layer.weight.detach(), 95)
+    same_function(folded, unchanged, tissue.double())
+    by_max = network.config.group_pooling == "max"  # the mean of a maximum is not known
+    assert list(report.skipped) == ["classifier"] * by_max and len(report.corrected) == 53 - by_max
+    max_pooled = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 2, 1)).eval()
+    _, report = dfq.correct_bias(dfq.fold_batch_norm(max_pooled), lambda layer: 0 * layer.weight.detach(), 8)
+    assert "not known" in report.skipped["4"]

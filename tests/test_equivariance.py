@@ -10,6 +10,7 @@ from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
     relative_difference,
+    rotation_spread,
     run_model,
 )
 from equilib.fields import disc_mask, rotate_field
@@ -110,3 +111,22 @@ def test_bad_inputs(tissue):
         equivariance_error(lambda x: torch.full((len(x), 2), float("nan")), tissue, 90)
     with pytest.raises(ValueError, match="different shapes"):
         relative_difference(torch.zeros(2, 2), torch.zeros(2, 3))
+
+
+def test_rotation_spread_of_known_models(tissue):
+    """Nothing for an invariant; for the mean of the upper half minus that of the lower, what rotation does to it."""
+    invariant = lambda x: torch.stack([torch.zeros(len(x)), x.mean((1, 2, 3))], 1)
+    spread = rotation_spread(invariant, tissue, (90, 180, 270))
+    assert spread.flips == 0 and spread.std < 1e-5
+
+    def upper_minus_lower(x):
+        middle = x.shape[-1] // 2
+        return torch.stack([x[..., middle + 1 :, :].mean((1, 2, 3)), x[..., :middle, :].mean((1, 2, 3))], 1)
+
+    spread = rotation_spread(upper_minus_lower, tissue, (180,))
+    assert spread.flips == 1  # the sign turns
+    values = upper_minus_lower(tissue).diff(dim=1)
+    assert spread.std == pytest.approx((values.square().mean().sqrt() / values.std()).item(), rel=1e-4)
+    assert rotation_spread(upper_minus_lower, tissue, (180,), and_back=True).std < 1e-5
+    with pytest.raises(ValueError, match="two logits"):
+        rotation_spread(lambda x: x.mean((2, 3)), tissue, (90,))
