@@ -101,3 +101,82 @@ def check_invariant(answer) -> str:
     if torch.allclose(result, torch.zeros_like(result)) or torch.allclose(answer(field * 2 + 1, 4), result):
         raise Hint("It is invariant, but it does not depend on the field.")
     return "Invariant under all four rotations, and it still sees the field."
+
+
+@_check
+def check_equalizing_scale(answer) -> str:
+    """Notebook 05: a function (r1, r2) to the scale s for which r1 / s and r2 s are equal."""
+    for r1, r2 in ((4.0, 1.0), (0.01, 3.0), (7.0, 7.0)):
+        scale = float(_given(answer(r1, r2)))
+        if not scale > 0:
+            raise Hint(f"For r1 = {r1:g}, r2 = {r2:g} your scale is {scale:g}; it must be positive, or the ReLU notices.")
+        first, second = r1 / scale, r2 * scale
+        if abs(first - second) > 1e-6 * first:
+            raise Hint(f"For r1 = {r1:g}, r2 = {r2:g} the ranges become {first:.3g} and {second:.3g}; they should be equal.")
+    return "Both ranges become sqrt(r1 r2): s = sqrt(r1 / r2), which is the paper's sqrt(r1 r2) / r2."
+
+
+@_check
+def check_absorbed(answer) -> str:
+    """Notebook 05: a function (beta, gamma) of floats to the part of the bias that may be absorbed."""
+    for beta, gamma, words in ((5.0, 1.0, ""), (1.0, 1.0, "a small bias"), (5.0, -1.0, "a negative gamma"), (-4.0, 0.5, "")):
+        right = max(0.0, beta - 3 * abs(gamma))
+        given = float(_given(answer(beta, gamma)))
+        if abs(given - right) > 1e-9:
+            about = f" Think of {words}." if words else ""
+            raise Hint(f"For beta = {beta:g}, gamma = {gamma:g} you absorb {given:g}, not {right:g}.{about}")
+    return "Three deviations |gamma| below beta the ReLU is still in its linear part; more must not be taken."
+
+
+@_check
+def check_bias_shift(answer) -> str:
+    """Notebook 05: a function (rounded, weight, mean) of a linear layer to the shift of its mean output."""
+    generator = torch.Generator().manual_seed(0)
+    weight, mean = torch.randn(3, 5, generator=generator), torch.rand(5, generator=generator)
+    rounded = (weight * 2).round() / 2
+    right = (rounded - weight) @ mean
+    given = torch.as_tensor(_given(answer(rounded, weight, mean)))
+    if given.shape != right.shape:
+        raise Hint(f"The shift has one number an output, shape {tuple(right.shape)}; yours has shape {tuple(given.shape)}.")
+    if torch.allclose(given, -right, atol=1e-5):
+        raise Hint("The sign is the other way round: rounded minus original weights.")
+    if not torch.allclose(given, right, atol=1e-5):
+        raise Hint("The output moves by (rounded - weight) applied to the mean input.")
+    return "That is what bias correction takes off the bias."
+
+
+@_check
+def check_int8_size(answer) -> str:
+    """Notebook 06: a function (weights, biases) to the bytes that they take in the INT8 file."""
+    for weights, biases in ((1000, 10), (326_000, 17_000)):
+        given = int(_given(answer(weights, biases)))
+        if given == weights + biases:
+            raise Hint("Biases are counted in the accumulator's unit, and stored in 32 bits.")
+        if given != weights + 4 * biases:
+            raise Hint(f"For {weights} weights and {biases} biases you get {given} bytes.")
+    return "One byte a weight, four a bias: 8-bit biases would undo bias correction."
+
+
+@_check
+def check_requantize(answer) -> str:
+    """Notebook 06: (accumulator, input scale, weight scale, output scale, output zero point) to the output's integer."""
+    for numbers in ((1000, 0.02, 0.001, 0.05, 0), (1000, 0.02, 0.001, 0.05, 10), (-90000, 0.02, 0.001, 0.05, 10), (10**6, 0.02, 0.01, 0.05, 3)):
+        accumulator, x, w, y, zero = numbers
+        right = min(max(round(accumulator * x * w / y) + zero, 0), 255)
+        given = int(_given(answer(*numbers)))
+        if given != right:
+            outside = " An unsigned byte ends at 0 and 255." if right in (0, 255) else ""
+            raise Hint(f"For {numbers} the integer is {right}, not {given}.{outside}")
+    return "The clipping at 0 is the ReLU, for free, when the zero point is 0."
+
+
+@_check
+def check_orbits(answer) -> str:
+    """Notebook 06: a function (order) to the sets of channels of a field that rotations by 90 degrees permute."""
+    for order in (4, 12, 8):
+        quarter = order // 4
+        right = {frozenset((start + k * quarter) % order for k in range(4)) for start in range(quarter)}
+        given = {frozenset(orbit) for orbit in _given(answer(order))}
+        if given != right:
+            raise Hint(f"For C{order} a quarter turn moves channel g to g + {quarter}; yours: {sorted(map(sorted, given))}.")
+    return "Within an orbit weights are exact copies, so they round alike. Across orbits they are interpolated."

@@ -6,12 +6,14 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -29,7 +31,7 @@ from equilib.equivariance import (
 )
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics, exported
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
-from equilib.training import TrainConfig, TrainResult, train, write_json
+from equilib.training import TrainConfig, TrainResult, load_network, train, write_json
 
 
 def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tensor:
@@ -39,6 +41,16 @@ def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tens
         indices = range(start, min(start + batch_size, len(patches)))
         parts.append(run_model(model, network_inputs(patches, indices, size), batch_size=batch_size))
     return torch.cat(parts)
+
+
+def identical_under_quarter_turns(model, patches: Patches, size: int, *, batch_size: int = 64) -> float:
+    """The share of patches whose logits are the same, bit for bit, under the rotations by 90, 180 and 270 degrees."""
+    same = []
+    for start in range(0, len(patches), batch_size):
+        images = network_inputs(patches, range(start, min(start + batch_size, len(patches))), size)
+        logits = [run_model(model, torch.rot90(images, turns, (-2, -1)), batch_size=batch_size) for turns in range(4)]
+        same.append(torch.stack([(logits[0] == other).all(1) for other in logits[1:]]).all(0))
+    return torch.cat(same).double().mean().item()
 
 
 def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -121,6 +133,7 @@ def measure(
         ``accuracy``: metrics of FP32, of FP32 after equalization and absorption, of naive INT8 (simulated, neither
         equalized nor absorbed), of simulated and of real INT8.  ``equivariance``: for each stage, a list of errors.
         ``logit_change``: relative differences between stages.  ``rotation_spread``: over all multiples of 30 degrees.
+        ``int8_identical_under_quarter_turns``: share of test patches with the very same logits.
         ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
     """
     size = config.network.input_size
@@ -168,6 +181,7 @@ def measure(
         .double()
         .mean()
         .item(),
+        "int8_identical_under_quarter_turns": identical_under_quarter_turns(running, test, size),
         "measured_patches": len(sample),
         "per_patch": {"label": labels.tolist()}
         | {
@@ -327,14 +341,76 @@ def table(contents: dict) -> list[dict]:
 
 def shipped_results(name: str) -> dict:
     """The contents of one of the results that come with the project, by its file name without ``.json``."""
+    return read_results(_shipped(name, "*.json"))
+
+
+def shipped_network(name: str) -> nn.Module:
+    """A trained network that comes with the project, in evaluation mode, by its file name without ``.pt``.
+
+    ``checkpoints.json`` says of each what it was trained on, by which command, and its sha256.
+
+    Raises:
+        ValueError: the file is not the one that was shipped.
+    """
+    path = _shipped(name, "*.pt")
+    expected = shipped_results("checkpoints")[name]["sha256"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise ValueError(f"{path} is damaged (its sha256 is not {expected[:12]}…): restore it from the repository")
+    return load_network(path)[0]
+
+
+def bit_width_accuracies(
+    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, bits: Sequence[int]
+) -> dict[str, dict[tuple[int, int], float]]:
+    """Accuracy of equalized networks for all pairs of weight and activation bits (simulated, per tensor).
+
+    Args:
+        networks: name to plain network.
+        images, labels: normalised patches and their classes.
+
+    Returns:
+        For each network, (weight bits, activation bits) to accuracy between 0 and 1.
+    """
+    result = {}
+    for name, network in networks.items():
+        equalized, _ = dfq.equalize(dfq.fold_batch_norm(network))
+        result[name] = {}
+        for pair in product(bits, bits):
+            model = int8.quantize(equalized, input_range(), scheme=int8.Scheme(*pair))
+            result[name][pair] = (run_model(model, images).argmax(1) == labels).double().mean().item()
+    return result
+
+
+def _shipped(name: str, pattern: str) -> Path:
     package = Path(__file__).parent
     # In a checkout `results/` stands beside the package; an installed package carries it inside.
     folders = [folder for folder in (package.parent / "results", package / "results") if folder.is_dir()]
-    for folder in folders:
-        if (folder / f"{name}.json").is_file():
-            return read_results(folder / f"{name}.json")
-    there = sorted(path.stem for folder in folders for path in folder.glob("*.json"))
-    raise FileNotFoundError(f"no results named {name!r}; there are {there}")
+    there = {path.stem: path for folder in reversed(folders) for path in folder.glob(pattern)}
+    if name not in there:
+        raise FileNotFoundError(f"no results named {name!r}; there are {sorted(there)}")
+    return there[name]
+
+
+LADDER = ("naive", "+ equalization", "+ absorption", "+ bias correction", "per channel")
+
+
+def quantization_ladder(network: nn.Module, *, scheme: int8.Scheme = int8.PAPER) -> dict[str, nn.Module]:
+    """Simulated INT8 networks, each rung with one move more; the last one naive, but with a scale per channel.
+
+    Args:
+        network: plain, in evaluation mode (:func:`equilib.mobilenet.exported`).
+        scheme: bits, and symmetric or not.
+    """
+    folded = dfq.fold_batch_norm(network)
+    equalized, _ = dfq.equalize(folded)
+    absorbed, _ = dfq.absorb_high_bias(equalized)
+    size = network.config.input_size
+    corrected, _ = dfq.correct_bias(absorbed, lambda layer: int8.rounded_weight(layer, scheme), size)
+    schemes = [scheme] * 4 + [replace(scheme, per_channel=True)]
+    return {
+        name: int8.quantize(model, input_range(), scheme=own)
+        for name, model, own in zip(LADDER, (folded, equalized, absorbed, corrected, folded), schemes)
+    }
 
 
 def markdown_table(rows: list[dict]) -> str:

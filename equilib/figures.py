@@ -186,3 +186,177 @@ def probability_against_angle(
     right.set_xticks(np.arange(0, max(angles) + 1, 45))
     right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
+
+
+def channel_ranges(
+    names: Sequence[str], before: Sequence[np.ndarray], after: Sequence[np.ndarray], field_size: int | None = None
+) -> Figure:
+    """The largest absolute weight of every channel of some layers, before and after equalization.
+
+    Args:
+        names: of the layers.
+        before, after: for each layer, (channels,).
+        field_size: draw a line between the fields of so many channels.
+    """
+    figure = Figure(figsize=(9, 1.4 + 1.5 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for ax, name, old, new in zip(axes, names, before, after):
+        channels = np.arange(len(old))
+        ax.plot(channels, old, label="before", color="#D55E00", marker="s", linestyle="none", markersize=4)
+        ax.plot(channels, new, label="after", color="#0072B2", marker="o", linestyle="none", markersize=4)
+        ax.axhline(old.max(), color="#D55E00", linewidth=1, linestyle="--")
+        ax.axhline(new.max(), color="#0072B2", linewidth=1)
+        if field_size:
+            for edge in np.arange(field_size, len(old), field_size):
+                ax.axvline(edge - 0.5, color="#cccccc", linewidth=0.6)
+        ratios = [values.max() / max(values[values > 0].min(), 1e-12) for values in (old, new)]
+        ax.set_title(f"{name}: largest over smallest range {ratios[0]:.0f} before, {ratios[1]:.0f} after", fontsize=10)
+        ax.set(ylabel="range of weights", yscale="log", xlabel="output channel")
+    axes[0].legend(fontsize=8, loc="upper right", ncols=2)
+    return figure
+
+
+def convergence(errors: Sequence[float]) -> Figure:
+    """How far the ranges of a chain are from the closed form, sweep by sweep."""
+    figure = Figure(figsize=(6, 2.8), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(np.arange(1, len(errors) + 1), errors, color="#0072B2", marker="o")
+    ax.set(
+        title="Equalization of a chain: iteration against the closed form",
+        xlabel="sweeps over the two pairs",
+        ylabel="largest relative error of a range",
+        yscale="log",
+    )
+    return figure
+
+
+def weights_on_grid(weights: np.ndarray, step: float, channel: np.ndarray, *, title: str, note: str) -> Figure:
+    """A histogram of a layer's weights with the quantization grid, and one channel of it on that grid.
+
+    Args:
+        weights: all weights of the layer.
+        step: between two levels.
+        channel: the weights of the channel with the smallest range.
+        title, note: in words.
+    """
+    figure = Figure(figsize=(9, 3.1), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(weights.ravel(), bins=80, color="#0072B2")
+    left.set(title="All weights of the layer", xlabel="weight", ylabel="how many", yscale="log")
+    span = max(np.abs(channel).max() * 1.3, 2 * step)
+    levels = step * np.arange(-np.floor(span / step), np.floor(span / step) + 1)
+    if len(levels) <= 120:
+        right.vlines(levels, 0, 1, color="#cccccc", linewidth=0.8)
+    right.plot(channel, np.full(channel.size, 0.66), linestyle="none", marker="o", color="#0072B2", label="weights")
+    right.plot(
+        np.round(channel / step) * step, np.full(channel.size, 0.33), linestyle="none", marker="s", color="#D55E00",
+        label="rounded",
+    )
+    distinct = len(np.unique(np.round(channel / step)))
+    right.set(
+        title=f"The smallest channel: {channel.size} weights fall on {distinct} level(s)", xlabel="weight", xlim=(-span, span),
+        ylim=(0, 1.15),
+    )
+    right.set_yticks([])
+    right.legend(fontsize=8, ncols=2, loc="upper right")
+    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    return figure
+
+
+def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, floor: float | None = None) -> Figure:
+    """Grouped bars, one group a step and one bar a network, each with its number.
+
+    Args:
+        values: for each network, for each step, a number.
+        title, label: of the figure and of the values, with their unit.
+        floor: where the axis begins.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    ax = figure.subplots()
+    steps = list(next(iter(values.values())))
+    width = 0.8 / len(values)
+    for index, (kind, row) in enumerate(values.items()):
+        positions = np.arange(len(steps)) + (index - (len(values) - 1) / 2) * width
+        drawn = ax.bar(
+            positions, [row[step] for step in steps], width, label=kind, color=STYLES[kind]["color"],
+            hatch="//" if kind == "conventional" else None, edgecolor="white",
+        )
+        ax.bar_label(drawn, fmt="%.1f", fontsize=8)
+    ax.set_xticks(np.arange(len(steps)), steps)
+    ax.set(title=title, ylabel=label)
+    if floor is not None:
+        ax.set_ylim(bottom=floor)
+    ax.margins(y=0.15)
+    ax.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def curves(
+    x: Sequence[float],
+    values: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    marked: float | None = None,
+    log: bool = False,
+    references: Mapping[str, float] | None = None,
+) -> Figure:
+    """Lines that differ in colour, marker and dash; an x may be marked, and horizontal references drawn."""
+    styles = list(STYLES.values()) + [
+        dict(color="#009E73", marker="^", linestyle="-."),
+        dict(color="#CC79A7", marker="D", linestyle=":"),
+    ]
+    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    ax = figure.subplots()
+    for style, (name, row) in zip(styles, values.items()):
+        ax.plot(x, row, label=name, **(STYLES.get(name, style)))
+    for style, (name, level) in zip(styles, (references or {}).items()):
+        ax.axhline(level, color=style["color"], linewidth=1, linestyle=":", label=name)
+    if marked is not None:
+        ax.axvline(marked, color=GREY, linewidth=1.5)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def operator_chain(operators: Sequence[tuple[str, str]]) -> Figure:
+    """Operators in a row, integer ones filled.
+
+    Args:
+        operators: (operator, type of what it gives), in the order in which they run.
+    """
+    figure = Figure(figsize=(9, 1.7), layout="constrained")
+    ax = figure.subplots()
+    for position, (operator, kind) in enumerate(operators):
+        integer = "int" in kind
+        ax.text(
+            position, 0, f"{operator}\n{kind}", ha="center", va="center", fontsize=8,
+            bbox=dict(boxstyle="round,pad=0.5", facecolor="#CDE4F3" if integer else "white", edgecolor="#0072B2"),
+        )
+        if position:
+            ax.annotate("", (position - 0.33, 0), (position - 0.67, 0), arrowprops=dict(arrowstyle="->", color=GREY))
+    ax.set(xlim=(-0.6, len(operators) - 0.4), ylim=(-0.6, 0.6), title="One block as onnxruntime runs it (filled: integers)")
+    ax.set_axis_off()
+    return figure
+
+
+def rotated_answers(image: np.ndarray, degrees: int, rows: Sequence[Sequence[str]]) -> Figure:
+    """A rotated patch and a table of what each model answers.
+
+    Args:
+        image: (n, n, 3), values in 0…1, rotated.
+        degrees: the rotation.
+        rows: model, logits, hash, verdict.
+    """
+    figure = Figure(figsize=(9, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 3.2))
+    left.imshow(image)
+    left.set_xticks([]), left.set_yticks([])
+    left.set_title(f"rotated by {degrees}°", fontsize=10)
+    right.set_axis_off()
+    table = right.table(rows, colLabels=("INT8 model", "logits", "hash of the logits", "against 0°"), loc="center", cellLoc="left")
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    table.scale(1, 1.7)
+    return figure

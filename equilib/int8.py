@@ -165,20 +165,28 @@ def calibrated_ranges(
     if len(images) == 0:
         raise ValueError("images is empty: at least one calibration patch is needed")
     seen: dict[str, Distribution] = {}
+    for chunk in images.split(batch_size):
+        for name, value in activations(network, chunk).items():
+            low, high = _quantiles(value, outliers)
+            before = seen.get(name, Distribution(low, high))
+            seen[name] = Distribution(min(low, before.low), max(high, before.high))
+    return seen
+
+
+def activations(network: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """Every intermediate tensor of a traced network, by the name of its node, without gradients."""
+    values: dict[str, Tensor] = {}
 
     class Watch(fx.Interpreter):
         def run_node(self, node):
             value = super().run_node(node)
             if isinstance(value, Tensor) and node.op != "output":
-                low, high = _quantiles(value, outliers)
-                before = seen.get(node.name, Distribution(low, high))
-                seen[node.name] = Distribution(min(low, before.low), max(high, before.high))
+                values[node.name] = value
             return value
 
     with torch.no_grad():
-        for chunk in images.split(batch_size):
-            Watch(network).run(chunk)
-    return seen
+        Watch(network).run(images)
+    return values
 
 
 def _quantiles(value: Tensor, outliers: float) -> tuple[float, float]:
@@ -525,8 +533,49 @@ def session(path: str | Path, *, threads: int = 1):
 
 def optimized_operators(path: str | Path) -> dict[str, int]:
     """How often each operator occurs in the graph that onnxruntime really runs (QLinearConv is an integer kernel)."""
-    import tempfile
     from collections import Counter
+
+    return dict(Counter(node.op_type for node in _optimized(path).graph.node))
+
+
+def residual_block(path: str | Path) -> list[tuple[str, str]]:
+    """The operators of the first residual block that onnxruntime really runs, and the type of what each one gives.
+
+    Raises:
+        ValueError: there is no integer addition in the graph.
+    """
+    from onnx import TensorProto
+
+    graph = _optimized(path).graph
+    producers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    addition = next((node for node in graph.node if node.op_type == "QLinearAdd"), None)
+    if addition is None:
+        raise ValueError(f"{path} has no integer addition: it holds no residual block, or is not quantized")
+
+    def described(node):
+        name = node.op_type
+        if name == "QLinearConv":
+            weight = constants[node.input[3]]
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            name += f"\n{weight.dims[2]} × {weight.dims[3]}" + (", depthwise" if groups > 1 else "")
+        zero_point = constants.get(node.input[7]) if len(node.input) > 7 else None
+        kind = "float32" if zero_point is None else TensorProto.DataType.Name(zero_point.data_type).lower()
+        return name, kind
+
+    for start, shortcut in ((0, 3), (3, 0)):  # an addition's two operands stand at 0 and 3
+        chain, tensor = [addition], addition.input[start]
+        while tensor in producers and tensor != addition.input[shortcut]:
+            chain.append(producers[tensor])
+            tensor = producers[tensor].input[0]
+        if tensor == addition.input[shortcut]:
+            return [described(node) for node in reversed(chain)]
+    raise ValueError(f"{path} adds two tensors of which neither comes from the other: no residual block")
+
+
+def _optimized(path: str | Path):
+    """The ONNX graph after onnxruntime's own optimizations."""
+    import tempfile
 
     import onnx
     import onnxruntime
@@ -536,5 +585,4 @@ def optimized_operators(path: str | Path) -> dict[str, int]:
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.log_severity_level = 3
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        model = onnx.load(options.optimized_model_filepath)
-    return dict(Counter(node.op_type for node in model.graph.node))
+        return onnx.load(options.optimized_model_filepath)

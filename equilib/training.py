@@ -400,6 +400,22 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict]:
     return network.eval(), checkpoint
 
 
+def save_weights(checkpoint: str | Path, path: str | Path) -> str:
+    """Keep the weights and configuration of a checkpoint, without what only a resumed training needs.
+
+    Returns:
+        The sha256 of the file, in hexadecimal.
+    """
+    network, contents = load_network(checkpoint)
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    config = contents["equilib"] | {"data": Path(contents["equilib"]["data"]).name}
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    torch.save({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, temporary)
+    os.replace(temporary, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _claim(folder: Path, config: TrainConfig, *, writes: bool) -> None:
     """Refuse a folder that holds another run; a start that came to no checkpoint is none."""
     path = folder / "config.json"

@@ -119,3 +119,30 @@ def test_notebook_04_runs_and_its_slider_moves_the_picture(browser, lab):
         raise
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("name, sliders", [("05_data_free_quantization", (0, 1)), ("06_int8_on_device", (0, 1))])
+def test_notebooks_05_and_06_run_and_their_sliders_move(browser, lab, name, sliders):
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    try:
+        open_and_run(page, lab, f"{name}.ipynb")
+        # The last code cell prints something: then all are done.
+        last = page.locator(".jp-CodeCell").last
+        last.locator(".jp-OutputArea-output").first.wait_for(timeout=400_000)
+        assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+        assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        for number in sliders:
+            handle = page.locator(".widget-slider .noUi-handle").nth(number)
+            handle.scroll_into_view_if_needed()
+            pictures = "Array.from(document.querySelectorAll('img.widget-image')).map(image => image.src).join()"
+            before = page.evaluate(f"() => {pictures}")
+            handle.focus()
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function(f"before => {pictures} !== before", arg=before, timeout=60_000)
+        page.wait_for_timeout(300)
+        keep_screenshot(page, f"{name}-widgets")
+    except BaseException:
+        keep_screenshot(page, f"{name}-failure")
+        raise
+    finally:
+        page.close()

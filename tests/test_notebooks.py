@@ -97,6 +97,62 @@ def test_a_widget_carries_its_static_picture():
     assert "rotated" in data["text/plain"]
 
 
+@pytest.fixture(scope="module")
+def folded(tissue_networks):
+    return tissue_networks
+
+
+@pytest.fixture(scope="module")
+def tissue_networks():
+    from equilib import dfq, experiment
+
+    names = {"conventional": "synthetic_conventional_C4_w0.35", "equivariant": "synthetic_equivariant_C4_w0.35"}
+    return {kind: dfq.fold_batch_norm(experiment.exported(experiment.shipped_network(name))) for kind, name in names.items()}
+
+
+def moved(explorer, **values):
+    """The picture after setting the controls."""
+    for name, value in values.items():
+        explorer.controls[name].value = value
+    return bytes(explorer.picture.value)
+
+
+def test_the_range_widget_over_all_blocks(folded):
+    from equilib import dfq
+
+    explorer = widgets.equalized_ranges(folded["equivariant"], dfq.equalize(folded["equivariant"])[0])
+    blocks = explorer.controls["block"].options
+    assert len(blocks) == 17
+    assert len({moved(explorer, block=block) for block in blocks}) == 17
+
+
+def test_the_blending_widget_over_its_range(folded, tissue):
+    explorer = widgets.blended_scales(folded["equivariant"], tissue[:4], layer="features.block4.depthwise.conv")
+    assert len({moved(explorer, share=step / 10) for step in range(11)}) == 11
+
+
+def test_the_spoiling_widget_over_its_range(folded, tissue):
+    explorer = widgets.deequalized(folded["conventional"], tissue[:4], spread=2.0, largest=4.0, step=2.0)
+    pictures = {moved(explorer, spread=spread) for spread in (0.0, 2.0, 4.0)}
+    assert len(pictures) == 3
+    assert "random channel scales" in explorer.description
+
+
+def test_the_bit_width_widget_over_its_range():
+    bits = (2, 4, 8)
+    accuracies = {kind: {(w, a): 0.5 + 0.01 * w + 0.001 * a for w in bits for a in bits} for kind in two_models()}
+    explorer = widgets.bit_widths(accuracies, {kind: 0.9 for kind in accuracies}, weight_bits=4, activation_bits=8)
+    pictures = {moved(explorer, weight_bits=w, activation_bits=a) for w in bits for a in bits}
+    assert len(pictures) == 9
+
+
+def test_the_hash_widget_tells_identical_from_different():
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    explorer = widgets.hashed_answers(images, two_models(), size=95)
+    pictures = {moved(explorer, patch=p, degrees=d) for p in range(2) for d in (0, 90, 180, 270)}
+    assert len(pictures) == 8
+
+
 # --- exercises ---
 
 ANSWERS = {
@@ -113,6 +169,31 @@ ANSWERS = {
             lambda f, g: torch.zeros(len(f), f.shape[1] // g),
             lambda f, g: f.no_such_method(),
         ],
+    ),
+}
+
+
+ANSWERS |= {
+    exercises.check_equalizing_scale: (
+        lambda r1, r2: (r1 / r2) ** 0.5,
+        [lambda r1, r2: (r2 / r1) ** 0.5, lambda r1, r2: r1 / r2, lambda r1, r2: -((r1 / r2) ** 0.5), lambda r1, r2: 1 / 0],
+    ),
+    exercises.check_absorbed: (
+        lambda beta, gamma: max(0.0, beta - 3 * abs(gamma)),
+        [lambda b, g: max(0.0, b - 3 * g), lambda b, g: b - 3 * abs(g), lambda b, g: max(0.0, b)],
+    ),
+    exercises.check_bias_shift: (
+        lambda rounded, weight, mean: (rounded - weight) @ mean,
+        [lambda r, w, m: (w - r) @ m, lambda r, w, m: r @ m, lambda r, w, m: ((r - w) @ m).sum()],
+    ),
+    exercises.check_int8_size: (lambda w, b: w + 4 * b, [lambda w, b: w + b, lambda w, b: 4 * (w + b)]),
+    exercises.check_requantize: (
+        lambda a, x, w, y, z: min(max(round(a * x * w / y) + z, 0), 255),
+        [lambda a, x, w, y, z: round(a * x * w / y) + z, lambda a, x, w, y, z: min(max(round(a * x * w / y), 0), 255)],
+    ),
+    exercises.check_orbits: (
+        lambda n: [[s + k * n // 4 for k in range(4)] for s in range(n // 4)],
+        [lambda n: [list(range(n))], lambda n: [[s + k for k in range(4)] for s in range(0, n, 4)]],
     ),
 }
 
