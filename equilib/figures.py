@@ -254,7 +254,9 @@ def weights_on_grid(weights: np.ndarray, step: float, channel: np.ndarray, *, ti
     )
     distinct = len(np.unique(np.round(channel / step)))
     right.set(
-        title=f"The smallest channel: {channel.size} weights fall on {distinct} level(s)", xlabel="weight", xlim=(-span, span),
+        title=f"Smallest channel: {channel.size} weights, {distinct} level(s)",
+        xlabel="weight",
+        xlim=(-span, span),
         ylim=(0, 1.15),
     )
     right.set_yticks([])
@@ -287,7 +289,7 @@ def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, f
     if floor is not None:
         ax.set_ylim(bottom=floor)
     ax.margins(y=0.15)
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -43,3 +43,15 @@ def test_the_yardstick_is_equivariant_and_has_our_parameters(variant):
     images = torch.randn(8, 3, 95, 95)
     estimate_statistics(net, images)
     assert_equivariant(net, images)
+
+
+def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
+    grid = pytest.importorskip("grid")
+    runs = grid.runs()
+    assert len({one.name for one in runs}) == len(runs)
+    configs = {one.config("data").fingerprint for one in runs}
+    assert len(configs) == len(runs)
+    pairs = {}
+    for one in runs:  # both networks of a pair see the same patches in the same order
+        pairs.setdefault((one.group, one.width, one.patches, one.seed), set()).add((one.kind, one.epochs))
+    assert all(len(pair) == 2 and len({epochs for _, epochs in pair}) == 1 for pair in pairs.values())
