@@ -42,7 +42,7 @@ def test_the_yardstick_is_equivariant_and_has_our_parameters(variant):
     assert not any(type(module).__name__ == "FieldBatchNorm" for module in net.modules())
     images = torch.randn(8, 3, 95, 95)
     estimate_statistics(net, images)
-    assert_equivariant(net, images)
+    assert_equivariant(net, images, tolerance=1e-4)  # single precision, and e2cnn does not tie its copies
 
 
 def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
