@@ -43,7 +43,7 @@ class Budget:
 BUDGETS = {
     budget.name: budget
     for budget in (
-        Budget("smoke", 256, 64, 64, 0.35, "C4", 2, 8, 1e-3, 32, 90),
+        Budget("smoke", 256, 64, 64, 0.35, "C4", 3, 8, 3e-3, 32, 90),
         Budget("laptop", 2000, 500, 1000, 0.35, "C4", 10, 32, 3e-3, 200, 15),
         Budget("paper", 262_144, 32_768, 32_768, 1.0, "C12", 300, 64, 1e-3, 1000, 5),
     )

@@ -74,7 +74,7 @@ def lab(tmp_path_factory):
 
 
 def open_and_run(page, lab, name):
-    page.goto(f"{lab}/tree/{name}")
+    page.goto(f"{lab}/tree/{name}?reset")  # or the notebooks of earlier tests are opened again
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     page.wait_for_function(
         "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
