@@ -107,7 +107,7 @@ class Patches(Dataset):
         else:
             start = number * self.slab
             self._slabs[number] = self._patches()[start : start + self.slab]
-            while len(self._slabs) > max(1, _window(self.slab) // self.slab):
+            while len(self._slabs) > _window(self.slab) // self.slab:
                 self._slabs.popitem(last=False)
         return self._slabs[number]
 
@@ -193,7 +193,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 patches (B, 3, n, n) to float32 with zero mean and unit variance over PCam, channels_last."""
-    x = images.float().contiguous(memory_format=torch.channels_last)
+    # A copy even of floats, since it is changed in place.
+    x = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
     rows = x.permute(0, 2, 3, 1).flatten(2)  # (B, n, 3 n): long rows are what vector instructions want
     n = images.shape[-1]
     rows.sub_(255 * torch.tensor(MEAN * n, device=x.device)).div_(255 * torch.tensor(STD * n, device=x.device))

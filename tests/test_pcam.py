@@ -195,6 +195,8 @@ def test_crop_and_normalize(tmp_path):
     low, high = input_range()
     extremes = normalize(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1))
     assert extremes.min().item() == pytest.approx(low) and extremes.max().item() == pytest.approx(high)
+    floats = torch.full((1, 3, 4, 4), 100.0).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalize(floats), normalize(floats.to(torch.uint8))) and (floats == 100).all(), "the argument stays"
     with pytest.raises(ValueError, match="cannot crop"):
         crop(torch.zeros(1, 3, 96, 96), 97)
     assert crop(torch.zeros(1, 3, 96, 96), 95).shape[-2:] == (95, 95)
