@@ -358,8 +358,11 @@ def _cannot_absorb(first: nn.Module, second: nn.Module, pair: Pair) -> str:
 
 def _apply_to_constant(layer: nn.Module, constant: Tensor) -> Tensor:
     """W c: the layer's linear part on an image that is constant in space, (out_channels,)."""
-    weight = layer.weight.detach().flatten(2).sum(2) if layer.weight.ndim > 2 else layer.weight.detach()
-    groups = getattr(layer, "groups", 1)
+    return _sum_of_taps(layer.weight.detach(), constant, getattr(layer, "groups", 1))
+
+
+def _sum_of_taps(weight: Tensor, constant: Tensor, groups: int) -> Tensor:
+    weight = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
     grouped = weight.unflatten(0, (groups, -1))
     return torch.einsum("goi,gi->go", grouped, constant.unflatten(0, (groups, -1))).flatten()
 
@@ -452,15 +455,11 @@ def clipped_gaussian(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     return first, (second - first.square()).clamp_min(0).sqrt()
 
 
-def _expected_shift(layer: nn.Module, error: Tensor, mean: Tensor, size: int | None) -> Tensor:
+def _expected_shift(layer: nn.Module, error: Tensor, mean: Tensor, size: int) -> Tensor:
     """eps E[x], (out_channels,)."""
-    groups = getattr(layer, "groups", 1)
-    mean = mean.to(error).expand(_in_channels(layer))
-    if error.ndim == 4:
-        inside = _tap_coverage(layer, size) if any(p != 0 for p in layer.padding) else torch.ones(layer.kernel_size)
-        error = (error * inside.to(error)).flatten(2).sum(2)
-    grouped = error.unflatten(0, (groups, -1))
-    return torch.einsum("goi,gi->go", grouped, mean.unflatten(0, (groups, -1))).flatten()
+    if isinstance(layer, nn.Conv2d) and any(p != 0 for p in layer.padding):
+        error = error * _tap_coverage(layer, size).to(error)
+    return _sum_of_taps(error, mean.to(error).expand(_in_channels(layer)), getattr(layer, "groups", 1))
 
 
 def _tap_coverage(conv: nn.Conv2d, size: int) -> Tensor:
@@ -470,19 +469,24 @@ def _tap_coverage(conv: nn.Conv2d, size: int) -> Tensor:
     return inside.mean((0, 2, 3)).view(conv.kernel_size)
 
 
-def _grid_sizes(network: fx.GraphModule, input_size: int) -> dict[str, int | None]:
-    """Height and width of every tensor in the graph; None where it is no map."""
-    sizes: dict[str, int | None] = {}
+def activations(network: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """Every intermediate tensor of a traced network, by the name of its node, without gradients."""
+    values: dict[str, Tensor] = {}
 
     class Watch(fx.Interpreter):
         def run_node(self, node):
             value = super().run_node(node)
-            if isinstance(value, Tensor):
-                sizes[node.name] = value.shape[-1] if value.ndim == 4 else None
+            if isinstance(value, Tensor) and node.op != "output":
+                values[node.name] = value
             return value
 
-    first = next(module for module in network.modules() if isinstance(module, Layer))
-    dtype = next(network.parameters()).dtype
     with torch.no_grad():
-        Watch(network).run(torch.zeros(1, _in_channels(first), input_size, input_size, dtype=dtype))
-    return sizes
+        Watch(network).run(images)
+    return values
+
+
+def _grid_sizes(network: fx.GraphModule, input_size: int) -> dict[str, int]:
+    """The width of every map in the graph."""
+    first = next(module for module in network.modules() if isinstance(module, Layer))
+    image = torch.zeros(1, _in_channels(first), input_size, input_size, dtype=first.weight.dtype)
+    return {name: value.shape[-1] for name, value in activations(network, image).items()}

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from equilib.dfq import Layer
+from equilib.dfq import Layer, activations
 from equilib.plain import DiscMask, DiscMean, GroupMax
 
 # In evaluation mode these give values that they were given.
@@ -171,22 +171,6 @@ def calibrated_ranges(
             before = seen.get(name, Distribution(low, high))
             seen[name] = Distribution(min(low, before.low), max(high, before.high))
     return seen
-
-
-def activations(network: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
-    """Every intermediate tensor of a traced network, by the name of its node, without gradients."""
-    values: dict[str, Tensor] = {}
-
-    class Watch(fx.Interpreter):
-        def run_node(self, node):
-            value = super().run_node(node)
-            if isinstance(value, Tensor) and node.op != "output":
-                values[node.name] = value
-            return value
-
-    with torch.no_grad():
-        Watch(network).run(images)
-    return values
 
 
 def _quantiles(value: Tensor, outliers: float) -> tuple[float, float]:

@@ -98,12 +98,7 @@ def test_a_widget_carries_its_static_picture():
 
 
 @pytest.fixture(scope="module")
-def folded(tissue_networks):
-    return tissue_networks
-
-
-@pytest.fixture(scope="module")
-def tissue_networks():
+def folded():
     from equilib import dfq, experiment
 
     names = {"conventional": "synthetic_conventional_C4_w0.35", "equivariant": "synthetic_equivariant_C4_w0.35"}
