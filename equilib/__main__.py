@@ -27,6 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--learning-rate", type=float, default=1e-3)
     training.add_argument("--weight-decay", type=float, default=0.05)
     training.add_argument("--no-augmentation", action="store_true", help="no random rotations and reflections")
+    training.add_argument("--any-angle", action="store_true", help="random rotations by any angle")
+    training.add_argument("--stain", type=float, default=0.0, help="random change of the stains, say 0.1 (default: none)")
+    training.add_argument("--dropout", type=float, default=0.2, help="before the classifier (default 0.2)")
     training.add_argument("--seed", type=int, default=0)
     machine = shared.add_argument_group("machine (options of lightning.Trainer)")
     machine.add_argument("--accelerator", default="auto")
@@ -153,7 +156,11 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     network = MobileNetConfig(
-        width=options.width, group=options.group, depthwise=options.depthwise, group_pooling=options.group_pooling
+        width=options.width,
+        group=options.group,
+        depthwise=options.depthwise,
+        group_pooling=options.group_pooling,
+        dropout=options.dropout,
     )
     config = TrainConfig(
         getattr(options, "kind", "equivariant"),
@@ -166,6 +173,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         augmentation=not options.no_augmentation,
+        any_angle=options.any_angle,
+        stain=options.stain,
         seed=options.seed,
     )
     devices = int(options.devices) if options.devices.isdigit() else options.devices

@@ -16,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -189,6 +190,48 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
             turned = torch.rot90(images[selected], element % 4, (-2, -1))
             result[selected] = turned.flip(-1) if element >= 4 else turned
     return result
+
+
+def turn_any_angle(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random rotation by any angle for each patch, interpolated bilinearly; for networks that see the disc only.
+
+    Args:
+        images: (B, C, n, n), uint8 or float32; pixels from outside the picture repeat its edge.
+        generator: on the CPU; decides alone.
+
+    Returns:
+        Float32, same shape and scale.
+    """
+    angle = (2 * torch.pi * torch.rand(len(images), generator=generator)).to(images.device)
+    zero = torch.zeros_like(angle)
+    rows = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def vary_stain(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Vary how strongly each patch is stained: the amounts of haematoxylin, eosin and the rest.
+
+    The logarithm of the light that passes (optical density) is linear in the amounts of dye (Ruifrok and Johnston 2001);
+    each amount c becomes (1 + a) c + b, with a and b uniform in ±strength for each patch and dye (Tellez et al. 2018).
+
+    Args:
+        images: (B, 3, n, n), uint8 or float32, values 0 to 255.
+        strength: 0 changes nothing, 0.05 is mild, 0.2 strong.
+        generator: on the CPU; decides alone.
+
+    Returns:
+        Float32, same shape, values 0 to 255.
+    """
+    from skimage.color import hed_from_rgb, rgb_from_hed
+
+    to_dye, to_rgb = (torch.tensor(m, dtype=torch.float32) for m in (hed_from_rgb, rgb_from_hed))
+    scale, shift = strength * (2 * torch.rand(2, len(images), 3, generator=generator) - 1)
+    matrix = ((to_dye * (1 + scale)[:, None]) @ to_rgb).mT.to(images.device)  # (B, 3, 3), on columns of density
+    offset = (shift @ to_rgb).to(images.device)
+    density = -(images.float().clamp_min(1) / 255).log().flatten(2)
+    changed = torch.baddbmm(offset[:, :, None], matrix, density)
+    return 255 * (-changed).exp().clamp_max(1).view(images.shape)
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from equilib.mobilenet import KINDS, MobileNetConfig, build
-from equilib.pcam import Patches, augment, collate, crop, normalize, shuffled_order
+from equilib.pcam import Patches, augment, collate, crop, normalize, shuffled_order, turn_any_angle, vary_stain
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class TrainConfig:
         epochs, batch_size: batch size is per process.
         learning_rate, weight_decay: of AdamW, with a one-cycle schedule; biases and norms are not decayed.
         augmentation: random 90-degree rotations and reflections.
+        any_angle: random rotations by any angle beside them (:func:`equilib.pcam.turn_any_angle`).
+        stain: strength of the random change of stains (:func:`equilib.pcam.vary_stain`); 0 for none.
         seed: of initialisation, order, augmentation and dropout.
     """
 
@@ -56,13 +58,15 @@ class TrainConfig:
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     augmentation: bool = True
+    any_angle: bool = False
+    stain: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "data", str(self.data))
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
-        for name in ("seed", "weight_decay"):
+        for name in ("seed", "weight_decay", "stain"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -191,6 +195,10 @@ class PatchClassifier(lightning.LightningModule):
         torch.manual_seed(generator.initial_seed())
         if self.config.augmentation:
             images = augment(images, generator)
+        if self.config.any_angle:
+            images = turn_any_angle(images, generator)
+        if self.config.stain:
+            images = vary_stain(images, self.config.stain, generator)
         logits = self.network(normalize(images))
         loss = F.cross_entropy(logits, labels)
         self.train_loss.update(loss.detach(), len(labels))
@@ -420,7 +428,7 @@ def _claim(folder: Path, config: TrainConfig, *, writes: bool) -> None:
     """Refuse a folder that holds another run; a start that came to no checkpoint is none."""
     path = folder / "config.json"
     if path.exists() and (folder / "last.ckpt").exists():
-        earlier = json.loads(path.read_text())
+        earlier = TrainConfig.from_dict(json.loads(path.read_text())).to_dict()  # fills in what it did not know of yet
         asked = config.to_dict()
         different = [key for key in asked if asked[key] != earlier.get(key)]
         if different:

@@ -19,6 +19,8 @@ from equilib.pcam import (
     network_inputs,
     normalize,
     shuffled_order,
+    turn_any_angle,
+    vary_stain,
     split_path,
 )
 
@@ -184,6 +186,46 @@ def test_augmentation_is_a_symmetry_of_the_square_and_repeatable():
         assert len(matches) == 1
         seen.update(matches)
     assert seen == set(range(8))
+
+
+def test_any_angle_turns_about_the_centre():
+    from equilib.fields import disc_mask
+
+    centred = torch.arange(31.0) - 15
+    radius = (centred[:, None] ** 2 + centred**2).sqrt()
+    rings = (100 + 50 * (radius / 5).cos()).expand(8, 3, 31, 31)
+    turned = turn_any_angle(rings, torch.Generator().manual_seed(0))
+    inside = disc_mask(31) > 0
+    assert torch.allclose(turned[..., inside], rings[..., inside], atol=2.5), "rings look the same from every side"
+    ramp = centred.expand(64, 1, 31, 31)  # grows to the right, at one unit a pixel
+    turned = turn_any_angle(ramp, torch.Generator().manual_seed(0))
+    slope_x = (turned[:, 0, 15, 20] - turned[:, 0, 15, 10]) / 10
+    slope_y = (turned[:, 0, 20, 15] - turned[:, 0, 10, 15]) / 10
+    assert torch.allclose(slope_x**2 + slope_y**2, torch.ones(64), atol=1e-3), "a rotation keeps lengths"
+    quadrants = {(x > 0, y > 0) for x, y in zip(slope_x.tolist(), slope_y.tolist())}
+    assert len(quadrants) == 4
+    assert torch.equal(turned, turn_any_angle(ramp, torch.Generator().manual_seed(0)))
+
+
+def test_stains_vary_in_density_and_nothing_else():
+    from skimage.color import hed_from_rgb
+
+    images = torch.randint(30, 250, (5, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    same = vary_stain(images, 0.0, torch.Generator())
+    assert torch.allclose(same, images.float(), atol=1e-2)
+    changed = vary_stain(images, 0.05, torch.Generator().manual_seed(2))
+    assert torch.equal(changed, vary_stain(images, 0.05, torch.Generator().manual_seed(2)))
+    assert changed.min() >= 0 and changed.max() <= 255
+    # Within a patch, each dye's amount changes by one scale and one shift; where nothing was clipped.
+    density = lambda x: -(x.double() / 255).log().permute(1, 2, 0).reshape(-1, 3) @ torch.from_numpy(hed_from_rgb)
+    for before, after in zip(images, changed):
+        old, new = density(before), density(after)
+        keep = (after < 254.9).all(0).flatten()
+        for dye in range(3):
+            design = torch.stack([old[keep, dye], torch.ones(keep.sum(), dtype=torch.float64)], 1)
+            scale, shift = torch.linalg.lstsq(design, new[keep, dye, None]).solution.flatten()
+            assert torch.allclose(design @ torch.stack([scale, shift]), new[keep, dye], atol=1e-4)
+            assert abs(scale - 1) <= 0.0501 and abs(shift) <= 0.0501
 
 
 def test_crop_and_normalize(tmp_path):
