@@ -21,6 +21,11 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument("--group", default="C12", help="C4, C12, D4 … (default C12)")
     network.add_argument("--depthwise", choices=("strict", "fieldwise"), default="strict")
     network.add_argument("--group-pooling", choices=("mean", "max"), default="mean")
+    network.add_argument("--input-size", type=int, default=95, help="pixels that patches are cropped to (default 95)")
+    network.add_argument("--strided-padding", type=int, default=0, help="of the layers with a stride (default 0)")
+    network.add_argument(
+        "--allow-inexact", action="store_true", help="accept grids on which rotations by 90 degrees are not exact"
+    )
     training = shared.add_argument_group("training")
     training.add_argument("--epochs", type=int, default=300, help="default 300, the paper's")
     training.add_argument("--batch-size", type=int, default=64, help="per process (default 64)")
@@ -161,6 +166,9 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         depthwise=options.depthwise,
         group_pooling=options.group_pooling,
         dropout=options.dropout,
+        input_size=options.input_size,
+        strided_padding=options.strided_padding,
+        allow_inexact=options.allow_inexact,
     )
     config = TrainConfig(
         getattr(options, "kind", "equivariant"),

@@ -136,6 +136,80 @@ def rotate_field(field: Tensor, group: Group | str, rotation: int, *, order: int
     return moved.unflatten(1, (-1, group.order))[:, :, source].flatten(1, 2)
 
 
+def representation_matrix(group: Group | str, representation: str, rotation: int = 0, *, reflected: bool = False) -> Tensor:
+    """How an element of the group mixes the channels of one field.
+
+    Args:
+        group: the group G.
+        representation: ``"trivial"`` (one channel, never mixed), ``"regular"`` (|G| channels, permuted) or
+            ``"irrep1"``, ``"irrep2"`` … (irreducible, of that frequency: two channels that turn like an arrow, at
+            frequency times the angle; one channel that changes its sign at frequency N/2).
+        rotation: steps of ``group.step`` degrees, counter-clockwise.
+        reflected: mirror left and right first; for dihedral groups.
+
+    Returns:
+        (d, d) float64 matrix.
+    """
+    group = Group.parse(group)
+    space = group.gspace
+    if reflected and not group.reflections:
+        raise ValueError(f"{group.name} has no reflections; use a dihedral group such as D{group.rotations}")
+    if representation in ("trivial", "regular"):
+        chosen = space.trivial_repr if representation == "trivial" else space.regular_repr
+    else:
+        frequency = re.fullmatch(r"irrep([1-9]\d*)", representation)
+        if frequency is None or int(frequency[1]) > group.rotations // 2:
+            raise ValueError(
+                f"representation must be 'trivial', 'regular' or 'irrep1' to 'irrep{group.rotations // 2}' for "
+                f"{group.name}; got {representation!r}"
+            )
+        frequency = int(frequency[1])
+        chosen = space.irrep(1, frequency) if group.reflections else space.irrep(frequency)
+    element = group.element(rotation)
+    if reflected:
+        element = (1, rotation % group.rotations) if group.rotations > 1 else 1
+    return torch.from_numpy(np.asarray(chosen(element), dtype=np.float64)).round(decimals=12)
+
+
+def transform_field(
+    field: Tensor,
+    group: Group | str,
+    representation: str,
+    rotation: int,
+    *,
+    reflected: bool = False,
+    order: int = 3,
+) -> Tensor:
+    """The action of a group element on fields of any type: move the pixels, and mix the channels of each field.
+
+    For regular fields under rotations, :func:`rotate_field` is the same and touches no value.
+
+    Args:
+        field: (B, fields * d, H, W), the d channels of a field next to each other.
+        group, representation, rotation, reflected: see :func:`representation_matrix`.
+        order: of the interpolation, see :func:`rotate`.
+    """
+    group = Group.parse(group)
+    matrix = representation_matrix(group, representation, rotation, reflected=reflected).to(field)
+    if field.shape[1] % len(matrix):
+        raise ValueError(f"{field.shape[1]} channels are no whole number of fields with {len(matrix)} channels")
+    moved = rotate(field.flip(-1) if reflected else field, rotation * group.step, order=order)
+    return torch.einsum("ij,bfjhw->bfihw", matrix, moved.unflatten(1, (-1, len(matrix)))).flatten(1, 2)
+
+
+def tissue_photograph(size: int = 95) -> Tensor:
+    """A real picture of tissue, stained for a protein (scikit-image's ``immunohistochemistry``).
+
+    Returns:
+        (3, size, size), float32 between 0 and 1.
+    """
+    from skimage import data, transform
+
+    picture = data.immunohistochemistry()[100:400, 130:430]
+    small = transform.resize(picture, (size, size), anti_aliasing=True)
+    return torch.from_numpy(small).permute(2, 0, 1).float()
+
+
 @lru_cache(maxsize=None)
 def disc_mask(size: int) -> Tensor:
     """The binary circular mask of the paper (section 4): 1 inside the largest centred disc.

@@ -1,14 +1,9 @@
-"""Sliders over :mod:`equilib.figures`: each function takes plain things and returns one widget.
-
-Every widget starts at a teaching default.  Its PNG goes into the notebook beside the live view, so that a reader without
-a kernel (on a code host, or in a printed page) sees it.
-"""
+"""Sliders of notebooks 04 to 06: networks and quantization."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import ipywidgets
 import numpy as np
@@ -18,35 +13,7 @@ from equilib import dfq, figures, int8
 from equilib.equivariance import Model, relative_difference, run_model
 from equilib.fields import disc_mask, rotate
 from equilib.pcam import crop, input_range, normalize
-
-
-class Explorer(ipywidgets.VBox):
-    """Controls above one picture.
-
-    Args:
-        draw: keyword values of the controls to a matplotlib Figure.
-        controls: name to slider; each starts at its teaching default.
-        description: what the picture shows, for readers who cannot see it.
-    """
-
-    def __init__(self, draw: Callable, controls: Mapping[str, ipywidgets.Widget], *, description: str):
-        self.draw, self.controls, self.description = draw, dict(controls), description
-        self.picture = ipywidgets.Image(format="png", value=self._render())
-        super().__init__([*self.controls.values(), self.picture])
-        for control in self.controls.values():
-            control.observe(self._update, names="value")
-
-    def _render(self) -> bytes:
-        return figures.png(self.draw(**{name: control.value for name, control in self.controls.items()}))
-
-    def _update(self, _change) -> None:
-        self.picture.value = self._render()
-
-    def _repr_mimebundle_(self, **options):
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        data = dict(data) | {"image/png": base64.b64encode(self.picture.value).decode(), "text/plain": self.description}
-        return data, metadata
+from equilib.widgets.explorer import Explorer
 
 
 def rotate_patch(
@@ -96,7 +63,6 @@ def rotate_patch(
         },
         description=f"A patch rotated by {degrees} degrees, and both networks' probability of tumour against the angle",
     )
-
 
 
 def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:

@@ -1,29 +1,13 @@
-"""Figures: pure functions, arrays in, a matplotlib Figure out.
-
-Nothing here trains, reads files or shows anything; a notebook displays what it gets, a widget renders it to PNG.
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; the two networks also differ in marker and line.
-"""
+"""Figures of notebooks 04 to 06: networks, trainings, quantization."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-STYLES = {
-    "conventional": dict(color="#D55E00", marker="s", linestyle="--"),
-    "equivariant": dict(color="#0072B2", marker="o", linestyle="-"),
-}
-GREY = "#555555"
-
-
-def png(figure: Figure, *, dpi: int = 100) -> bytes:
-    """Render a figure to PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+from equilib.figures.style import GREY, STYLES
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:

@@ -1,52 +1,14 @@
-"""Self-checks of the exercises: they say ✅, ❌ with a hint, or ✏️ where nothing is answered yet, and never raise."""
+"""Self-checks of notebooks 04 to 06."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-
 import torch
 
+from equilib.exercises.check import Hint, answered, self_check
 from equilib.grids import Window, trace_stages
 
 
-class Hint(Exception):
-    """What is wrong with an answer, in words that help."""
-
-
-class Unanswered(Exception):
-    """The learner's function still returns the placeholder."""
-
-
-def _given(value):
-    if value is None or value is ...:
-        raise Unanswered
-    return value
-
-
-def _check(check: Callable[..., str]) -> Callable[..., bool]:
-    """Turn a function that returns praise or raises Hint into one that prints a verdict and returns it."""
-
-    @wraps(check)
-    def verdict(answer=None) -> bool:
-        try:
-            praise = check(_given(answer))
-        except Unanswered:
-            print("✏️ Not answered yet: replace the ... above and run the cell again.")
-            return False
-        except Hint as hint:
-            print(f"❌ {hint}")
-            return False
-        except Exception as error:  # the answer's own error, shown without its traceback
-            print(f"❌ Your answer raised {type(error).__name__}: {error}")
-            return False
-        print(f"✅ {praise}")
-        return True
-
-    return verdict
-
-
-@_check
+@self_check
 def check_input_sizes(answer) -> str:
     """Notebook 04: all sizes from 90 to 110 that stay exact through three 3x3 convolutions, stride 2, no padding."""
     windows = [(f"stride {i}", Window(3, 2)) for i in (1, 2, 3)]
@@ -62,7 +24,7 @@ def check_input_sizes(answer) -> str:
     return f"Exactly {sorted(right)}: each stride must meet an odd grid, so n + 1 must be divisible by 8."
 
 
-@_check
+@self_check
 def check_pointwise_parameters(answer) -> str:
     """Notebook 04: a function (inputs, outputs, order) to the trainable weights of an equivariant 1x1 layer."""
     from equilib.fields import Group
@@ -71,7 +33,7 @@ def check_pointwise_parameters(answer) -> str:
     for name, inputs, outputs in (("C4", 8, 12), ("C12", 24, 48), ("D4", 16, 8)):
         group = Group.parse(name)
         right = SteerableConv(group, inputs, outputs, 1).weights.numel()
-        given = _given(answer(inputs, outputs, group.order))
+        given = answered(answer(inputs, outputs, group.order))
         if given == inputs * outputs:
             raise Hint("That is the conventional layer: a weight for each pair of channels.")
         if given == inputs * outputs / group.order**2:
@@ -81,14 +43,14 @@ def check_pointwise_parameters(answer) -> str:
     return "One weight for each pair of fields and each relative rotation: |G| times fewer than the conventional layer."
 
 
-@_check
+@self_check
 def check_invariant(answer) -> str:
     """Notebook 04: a function (field (B, F * order, n, n), order) to invariants (B, F)."""
     from equilib.fields import rotate_field
 
     field = torch.randn(2, 12, 7, 7, generator=torch.Generator().manual_seed(0))
     expected_shape = (2, 3)
-    result = _given(answer(field, 4))
+    result = answered(answer(field, 4))
     if not isinstance(result, torch.Tensor):
         raise Hint(f"Return a tensor, not {type(result).__name__}.")
     if tuple(result.shape) != expected_shape:
@@ -103,11 +65,11 @@ def check_invariant(answer) -> str:
     return "Invariant under all four rotations, and it still sees the field."
 
 
-@_check
+@self_check
 def check_equalizing_scale(answer) -> str:
     """Notebook 05: a function (r1, r2) to the scale s for which r1 / s and r2 s are equal."""
     for r1, r2 in ((4.0, 1.0), (0.01, 3.0), (7.0, 7.0)):
-        scale = float(_given(answer(r1, r2)))
+        scale = float(answered(answer(r1, r2)))
         if not scale > 0:
             raise Hint(f"For r1 = {r1:g}, r2 = {r2:g} your scale is {scale:g}; it must be positive, or the ReLU notices.")
         first, second = r1 / scale, r2 * scale
@@ -116,26 +78,26 @@ def check_equalizing_scale(answer) -> str:
     return "Both ranges become sqrt(r1 r2): s = sqrt(r1 / r2), which is the paper's sqrt(r1 r2) / r2."
 
 
-@_check
+@self_check
 def check_absorbed(answer) -> str:
     """Notebook 05: a function (beta, gamma) of floats to the part of the bias that may be absorbed."""
     for beta, gamma, words in ((5.0, 1.0, ""), (1.0, 1.0, "a small bias"), (5.0, -1.0, "a negative gamma"), (-4.0, 0.5, "")):
         right = max(0.0, beta - 3 * abs(gamma))
-        given = float(_given(answer(beta, gamma)))
+        given = float(answered(answer(beta, gamma)))
         if abs(given - right) > 1e-9:
             about = f" Think of {words}." if words else ""
             raise Hint(f"For beta = {beta:g}, gamma = {gamma:g} you absorb {given:g}, not {right:g}.{about}")
     return "Three deviations |gamma| below beta the ReLU is still in its linear part; more must not be taken."
 
 
-@_check
+@self_check
 def check_bias_shift(answer) -> str:
     """Notebook 05: a function (rounded, weight, mean) of a linear layer to the shift of its mean output."""
     generator = torch.Generator().manual_seed(0)
     weight, mean = torch.randn(3, 5, generator=generator), torch.rand(5, generator=generator)
     rounded = (weight * 2).round() / 2
     right = (rounded - weight) @ mean
-    given = torch.as_tensor(_given(answer(rounded, weight, mean)))
+    given = torch.as_tensor(answered(answer(rounded, weight, mean)))
     if given.shape != right.shape:
         raise Hint(f"The shift has one number an output, shape {tuple(right.shape)}; yours has shape {tuple(given.shape)}.")
     if torch.allclose(given, -right, atol=1e-5):
@@ -145,11 +107,11 @@ def check_bias_shift(answer) -> str:
     return "That is what bias correction takes off the bias."
 
 
-@_check
+@self_check
 def check_int8_size(answer) -> str:
     """Notebook 06: a function (weights, biases) to the bytes that they take in the INT8 file."""
     for weights, biases in ((1000, 10), (326_000, 17_000)):
-        given = int(_given(answer(weights, biases)))
+        given = int(answered(answer(weights, biases)))
         if given == weights + biases:
             raise Hint("Biases are counted in the accumulator's unit, and stored in 32 bits.")
         if given != weights + 4 * biases:
@@ -157,26 +119,26 @@ def check_int8_size(answer) -> str:
     return "One byte a weight, four a bias: 8-bit biases would undo bias correction."
 
 
-@_check
+@self_check
 def check_requantize(answer) -> str:
     """Notebook 06: (accumulator, input scale, weight scale, output scale, output zero point) to the output's integer."""
     for numbers in ((1000, 0.02, 0.001, 0.05, 0), (1000, 0.02, 0.001, 0.05, 10), (-90000, 0.02, 0.001, 0.05, 10), (10**6, 0.02, 0.01, 0.05, 3)):
         accumulator, x, w, y, zero = numbers
         right = min(max(round(accumulator * x * w / y) + zero, 0), 255)
-        given = int(_given(answer(*numbers)))
+        given = int(answered(answer(*numbers)))
         if given != right:
             outside = " An unsigned byte ends at 0 and 255." if right in (0, 255) else ""
             raise Hint(f"For {numbers} the integer is {right}, not {given}.{outside}")
     return "The clipping at 0 is the ReLU, for free, when the zero point is 0."
 
 
-@_check
+@self_check
 def check_orbits(answer) -> str:
     """Notebook 06: a function (order) to the sets of channels of a field that rotations by 90 degrees permute."""
     for order in (4, 12, 8):
         quarter = order // 4
         right = {frozenset((start + k * quarter) % order for k in range(4)) for start in range(quarter)}
-        given = {frozenset(orbit) for orbit in _given(answer(order))}
+        given = {frozenset(orbit) for orbit in answered(answer(order))}
         if given != right:
             raise Hint(f"For C{order} a quarter turn moves channel g to g + {quarter}; yours: {sorted(map(sorted, given))}.")
     return "Within an orbit weights are exact copies, so they round alike. Across orbits they are interpolated."

@@ -1,0 +1,24 @@
+"""Figures: pure functions, arrays in, a matplotlib Figure out (or a :class:`Live` one, for sliders).
+
+Nothing here trains, reads files or shows anything; a notebook displays what it gets, a widget renders it to PNG.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; the two networks also differ in marker and line.
+"""
+
+from equilib.figures.fields import channel_rows, commuting_square, matrices, pictures, turning_field
+from equilib.figures.filters import aliases, basis_sizes, cutoff_errors, harmonics, steered_filter
+from equilib.figures.networks import (
+    bars,
+    channel_ranges,
+    convergence,
+    curves,
+    filter_bank,
+    layer_costs,
+    operator_chain,
+    patch_gallery,
+    probability_against_angle,
+    rotated_answers,
+    stage_errors,
+    training_curves,
+    weights_on_grid,
+)
+from equilib.figures.style import GREY, STYLES, Live, png

@@ -1,0 +1,173 @@
+"""Figures of notebook 01: pictures, feature fields and how a group acts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from equilib.figures.style import BLUE, ORANGE, Live
+
+RESPONSE = dict(cmap="cividis", interpolation="nearest")
+
+
+def bare(ax) -> None:
+    """No ticks: the axes are those of a picture."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def pictures(images: Mapping[str, np.ndarray], *, title: str, colorbar: str | None = None) -> Figure:
+    """Pictures in a row.
+
+    Args:
+        images: caption to (n, n, 3) values in 0…1, or (n, n) values on one common scale.
+        title: of the figure.
+        colorbar: what the values of (n, n) pictures are, with their unit.
+    """
+    figure = Figure(figsize=(min(9, 2.2 * len(images) + 0.6), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    limit = max(np.abs(image).max() for image in images.values())
+    signed = any(image.min() < 0 for image in images.values())
+    for ax, (caption, image) in zip(axes, images.items()):
+        scale = {} if image.ndim == 3 else dict(vmin=-limit if signed else 0, vmax=limit, cmap="PuOr_r" if signed else "cividis")
+        shown = ax.imshow(image, **scale)
+        bare(ax)
+        ax.set_title(caption, fontsize=9)
+    if colorbar:
+        figure.colorbar(shown, ax=list(axes), label=colorbar, shrink=0.8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def channel_rows(rows: Mapping[str, np.ndarray], *, title: str, channels: Sequence[str] | None = None) -> Figure:
+    """Fields, one a row, their channels side by side, all on one scale.
+
+    Args:
+        rows: label to (channels, n, n).
+        title: of the figure.
+        channels: names of the channels.
+    """
+    count = len(next(iter(rows.values())))
+    figure = Figure(figsize=(min(9, 1.55 * count + 1.4), 1.75 * len(rows) + 0.7), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    limit = max(values.max() for values in rows.values())
+    for row, (label, values) in zip(axes, rows.items()):
+        for index, (ax, channel) in enumerate(zip(row, values)):
+            shown = ax.imshow(channel, vmin=0, vmax=limit, **RESPONSE)
+            bare(ax)
+            if row is axes[0]:
+                ax.set_title(channels[index] if channels else f"channel {index}", fontsize=9)
+        row[0].set_ylabel(label, fontsize=9)
+    figure.colorbar(shown, ax=axes, label="response", shrink=0.8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def commuting_square(field: np.ndarray, moved: np.ndarray, output: np.ndarray, both_ways: Sequence[np.ndarray]) -> Figure:
+    """Figure 1 of the paper: a field and the action on it, the network's output and the action on that.
+
+    Args:
+        field: f, (N, n, n).
+        moved: g f.
+        output: Φ(f), (N, m, m).
+        both_ways: Φ(g f) and g Φ(f), which an equivariant network makes equal.
+    """
+    count = len(field)
+    figure = Figure(figsize=(9, 4.9), layout="constrained")
+    grid = figure.add_gridspec(3, 2 * count + 1, width_ratios=[1] * count + [0.8] + [1] * count)
+    difference = np.abs(both_ways[0] - both_ways[1]).max()
+    cells = (
+        (0, 0, field, "f"),
+        (0, count + 1, moved, "g f: pixels turned, channels shifted"),
+        (1, 0, output, "Φ(f)"),
+        (1, count + 1, both_ways[0], "Φ(g f): first turn, then the network"),
+        (2, count + 1, both_ways[1], "g Φ(f): first the network, then turn"),
+    )
+    for row, column, values, label in cells:
+        limit = field.max() if row == 0 else output.max()
+        for index, channel in enumerate(values):
+            ax = figure.add_subplot(grid[row, column + index])
+            ax.imshow(channel, vmin=0, vmax=limit, **RESPONSE)
+            bare(ax)
+            ax.set_xlabel(f"channel {index}", fontsize=7, labelpad=2)
+            if index == 0:
+                ax.set_title(label, fontsize=10, loc="left")
+    for row, text in ((0, "g = 90°\n→"), (1, "g\n→"), (2, "")):
+        ax = figure.add_subplot(grid[row, count])
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=13)
+    note = figure.add_subplot(grid[2, :count])
+    note.set_axis_off()
+    note.text(
+        0.5, 0.5, f"The two rows at the right are\nthe same picture, reached both ways:\nlargest difference {difference:.1e}",
+        ha="center", va="center", fontsize=10,
+    )
+    figure.suptitle("The square that commutes: turning, then Φ, is Φ, then turning", fontsize=11)
+    return figure
+
+
+def matrices(values: Mapping[str, np.ndarray], *, title: str) -> Figure:
+    """Matrices as pictures: orange for negative entries, purple for positive ones, white for 0."""
+    figure = Figure(figsize=(min(9, 1.9 * len(values) + 0.8), 2.7), layout="constrained")
+    axes = figure.subplots(1, len(values), squeeze=False)[0]
+    for ax, (caption, matrix) in zip(axes, values.items()):
+        shown = ax.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
+        bare(ax)
+        ax.set_title(caption, fontsize=9)
+        ax.set_xlabel("channel before", fontsize=8)
+    axes[0].set_ylabel("channel after", fontsize=8)
+    figure.colorbar(shown, ax=list(axes), label="entry", shrink=0.8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def turning_field(count: int, limits: tuple[float, float]) -> Live:
+    """A picture, the channels of its field on a ring, and what two networks answer, turned back.
+
+    Args:
+        count: channels of the field, |G|.
+        limits: largest response of the field, and of the plain network.
+
+    ``update(picture, field, back, errors, steps, degrees)``: (n, n, 3) in 0…1; (count, m, m); for both networks one
+    channel of the output after it was turned back, (m, m), and the error; the rotation in steps and in degrees.
+    """
+    figure = Figure(figsize=(9, 3.9))
+    left = figure.add_axes((0.01, 0.05, 0.31, 0.8))
+    ring = figure.add_axes((0.34, 0.01, 0.43, 0.98), aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
+    ring.set_axis_off()
+    ring.text(0, 0, f"the {count} channels\nof the field;\nframed: where the response\nof channel 0 has gone", ha="center", va="center", fontsize=9)
+    right = [figure.add_axes((0.79, bottom, 0.2, 0.36)) for bottom in (0.52, 0.03)]
+    for ax in (left, *right):
+        bare(ax)
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+    blank, side = np.zeros((2, 2)), min(0.6, 1.7 * np.sin(np.pi / max(count, 2)))
+    shown = left.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1))
+    title = left.set_title("input", fontsize=10)
+    tiles, labels = [], []
+    for g in range(count):
+        x, y = np.cos(2 * np.pi * g / count), np.sin(2 * np.pi * g / count)
+        extent = (x - side / 2, x + side / 2, y - side / 2, y + side / 2)
+        tiles.append(ring.imshow(blank, vmin=0, vmax=limits[0], extent=extent, **RESPONSE))
+        labels.append(ring.text(x - 0.46 * side, y + 0.44 * side, str(g), fontsize=8, color="white", va="top"))
+    ring.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
+    frame = ring.add_patch(Rectangle((0, 0), side, side, fill=False, edgecolor=ORANGE, linewidth=3))
+    answers = [
+        ax.imshow(blank, vmin=0, vmax=limit, extent=(0, 1, 0, 1), **RESPONSE) for ax, limit in zip(right, limits)
+    ]
+    words = [ax.set_title("", fontsize=9, color=color) for ax, color in zip(right, (BLUE, ORANGE))]
+
+    def change(picture, field, back, errors, steps, degrees):
+        shown.set_data(picture)
+        title.set_text(f"input, turned by {degrees:g}°")
+        for tile, values in zip(tiles, field):
+            tile.set_data(values)
+        angle = 2 * np.pi * steps / count
+        frame.set_xy((np.cos(angle) - side / 2, np.sin(angle) - side / 2))
+        for image, text, values, error, name in zip(answers, words, back, errors, ("equivariant", "plain CNN")):
+            image.set_data(values)
+            text.set_text(f"{name}, turned back:\nerror {error:.2f}" if error > 5e-3 else f"{name}, turned back:\nerror {error:.0e}")
+
+    return Live(figure, [shown, title, *tiles, *labels, frame, *answers, *words], change)

@@ -1,0 +1,17 @@
+"""Sliders over :mod:`equilib.figures`: each function takes plain things and returns one widget.
+
+Every widget starts at a teaching default.  Its PNG goes into the notebook beside the live view, so that a reader without
+a kernel (on a code host, or in a printed page) sees it.
+"""
+
+from equilib.widgets.explorer import Explorer
+from equilib.widgets.fields import turning_field
+from equilib.widgets.filters import aliases, cutoff_errors, steered_filter
+from equilib.widgets.networks import (
+    bit_widths,
+    blended_scales,
+    deequalized,
+    equalized_ranges,
+    hashed_answers,
+    rotate_patch,
+)
