@@ -6,14 +6,14 @@ deviation of the outputs over patches (each output about its own mean), so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equilib.fields import rotate
+from equilib.fields import Group, rotate, rotate_field
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 
@@ -111,6 +111,36 @@ def equivariance_sweep(
     """:func:`equivariance_error` of invariant outputs for several angles, running the unrotated images once."""
     reference = run_model(model, images, batch_size=batch_size)
     return [equivariance_error(model, images, a, reference=reference, batch_size=batch_size) for a in angles]
+
+
+def field_errors(
+    network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, group: Group | str, rotation: int
+) -> dict[str, float]:
+    """The equivariance error of inner fields: rms over pixels, channels and images, in standard deviations of the field.
+
+    Args:
+        network: a plain torch module (:func:`equilib.mobilenet.exported`), run in evaluation mode.
+        layers: names to modules inside it whose outputs are regular fields, (B, C, n, n).
+        images: (B, 3, n, n), normalised and cropped.
+        group, rotation: the rotation, in steps of the group.
+    """
+    group = Group.parse(group)
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: seen[name].append(output))
+        for name, module in layers.items()
+    ]
+    try:
+        for pictures in (images, rotate(images, rotation * group.step)):
+            run_model(network, pictures, batch_size=len(images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    errors = {}
+    for name, (before, after) in seen.items():
+        expected = rotate_field(before.clone(), group, rotation)
+        errors[name] = _compare(expected.flatten(1), after.flatten(1), 0.0).rms
+    return errors
 
 
 @dataclass(frozen=True)

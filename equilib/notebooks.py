@@ -36,7 +36,7 @@ def execute(path: str | Path, *, timeout: int = 1800) -> nbformat.NotebookNode:
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Leave what a reader without a kernel can see, in place.
 
-    A widget's live view is of no use in a file (and GitHub refuses a notebook whose widget state is incomplete), so only
+    Pictures get their description as alternative text.  A widget's live view is of no use in a file (and GitHub refuses a notebook whose widget state is incomplete), so only
     its static picture stays.
     """
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
@@ -45,6 +45,8 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data.pop(WIDGET_VIEW, None)
+                words = "".join(output.data.get("text/plain", ""))
+                output.metadata["image/png"] = output.metadata.get("image/png", {}) | {"alt": words}
     return notebook
 
 
@@ -68,6 +70,10 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"cell {index} ended with {output.ename}")
             if output.get("name") == "stderr":
                 found.append(f"cell {index} wrote to stderr: {output.text[:120]!r}")
+            if "image/png" in output.get("data", {}):
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                if len(alt) < 15 or alt.startswith("<"):
+                    found.append(f"cell {index} has a picture without a description")
             if WIDGET_VIEW in output.get("data", {}):
                 found.append(f"cell {index} holds a live widget view without a picture")
             if LOCAL_PATH.search(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))):

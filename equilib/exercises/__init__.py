@@ -2,6 +2,14 @@
 
 from equilib.exercises.fields import check_action, check_commutes, check_length, check_relu
 from equilib.exercises.filters import check_alias, check_basis_size, check_depthwise, check_why_twelve
+from equilib.exercises.grids import (
+    SETTINGS,
+    check_crop,
+    check_eight_settings,
+    check_five_stages,
+    check_one_sided,
+    check_resnet_stem,
+)
 from equilib.exercises.networks import (
     check_absorbed,
     check_bias_shift,

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; the two 
 
 from equilib.figures.fields import channel_rows, commuting_square, matrices, pictures, turning_field
 from equilib.figures.filters import aliases, basis_sizes, cutoff_errors, harmonics, steered_filter
+from equilib.figures.grids import plan, sampled_points, sampling
 from equilib.figures.networks import (
     bars,
     channel_ranges,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from equilib.figures.style import BLUE, ORANGE, Live
+from equilib.figures.style import BLUE, ORANGE, Figure, Live
 
 RESPONSE = dict(cmap="cividis", interpolation="nearest")
 

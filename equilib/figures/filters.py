@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from equilib.figures.fields import bare
-from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, Live
+from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, Figure, Live
 
 SIGNED = dict(cmap="PuOr_r", interpolation="nearest")
 
@@ -69,7 +68,7 @@ def steered_filter(limit: float, frequencies: Sequence[int]) -> Live:
 
     ``update(steered, picture, coefficients, degrees, difference)``: two (k, k); (A,) complex; the angle; a number.
     """
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     images = [ax.imshow(np.zeros((2, 2)), vmin=-limit, vmax=limit, extent=(0, 1, 0, 1), **SIGNED) for ax in (left, middle)]
     for ax in (left, middle):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib import figure as matplotlib_figure
 from PIL import Image
 
 STYLES = {
@@ -16,6 +16,16 @@ STYLES = {
     "equivariant": dict(color="#0072B2", marker="o", linestyle="-"),
 }
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+
+
+class Figure(matplotlib_figure.Figure):
+    """A matplotlib figure that says in words what it shows, for readers who cannot see it."""
+
+    def __repr__(self) -> str:
+        titles = [self.get_suptitle()] + [ax.get_title() or ax.get_title(loc="left") for ax in self.axes]
+        axes = {f"{ax.get_ylabel()} against {ax.get_xlabel()}" for ax in self.axes if ax.get_xlabel() and ax.get_ylabel()}
+        words = [" ".join(text.split()) for text in [*titles, *sorted(axes)] if text]
+        return "Figure. " + ". ".join(dict.fromkeys(words))
 
 
 def png(figure: Figure | Live, *, dpi: int = 100) -> bytes:

@@ -7,6 +7,7 @@ a kernel (on a code host, or in a printed page) sees it.
 from equilib.widgets.explorer import Explorer
 from equilib.widgets.fields import turning_field
 from equilib.widgets.filters import aliases, cutoff_errors, steered_filter
+from equilib.widgets.grids import plan, sampling
 from equilib.widgets.networks import (
     bit_widths,
     blended_scales,
