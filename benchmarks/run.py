@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from networks import VARIANTS, network
+from redraw import redraw
 from timing import in_fresh_process, interleaved
 
 from equilib import dfq, int8
@@ -28,7 +29,7 @@ from equilib.pcam import Patches, augment, collate, crop, input_range, normalize
 BATCH = 32
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-PARTS = ["training", "inference", "memory", "construction", "deployment", "data_path"]
+PARTS = ["training", "inference", "memory", "construction", "deployment", "data_path", "redraw"]
 MARKS = ("<!-- make bench: begin -->", "<!-- make bench: end -->")
 
 
@@ -266,6 +267,10 @@ def tables(results: dict) -> str:
         {"construction": f"{row['group']}, width {row['width']}, {row['kind']}", "seconds": f"{row['seconds']['build']:.2f}"}
         for row in results["construction"]
     ]
+    drawn = [
+        {"slider": row["widget"], **{case: f"{value:.0f} ms" for case, value in row["ms"].items()}, "ratio": f"×{row['ratio']:.1f}"}
+        for row in results.get("redraw", [])
+    ]
     machine = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     return "\n\n".join(
         [
@@ -281,6 +286,7 @@ def tables(results: dict) -> str:
             markdown_table(data),
             markdown_table(latency),
             markdown_table(built),
+            *([markdown_table(drawn)] if drawn else []),
         ]
     )
 

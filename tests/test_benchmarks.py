@@ -27,6 +27,8 @@ def test_every_part_gives_figures():
     assert all(row["ratio"]["conventional"] == 1 for row in rows)
     assert all(row["equilib"] > 0 for row in run.data_path(True, 0.3))
     assert torch.get_num_threads() == threads
+    redrawn = run.redraw(True)
+    assert len(redrawn) == 6 and all(min(row["ms"].values()) > 0 for row in redrawn)
 
 
 @pytest.mark.parametrize("variant", ["e2cnn, strict", "e2cnn, field-wise"])

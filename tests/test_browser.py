@@ -5,6 +5,7 @@ except in continuous integration, where its absence is a failure.
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +22,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+
 pytestmark = pytest.mark.slow
+
+
+def widget_cells(name):
+    """How many cells of a notebook end in a widget."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    return sum(cell.cell_type == "code" and re.search(r"^widgets\.", cell.source, re.M) is not None for cell in cells)
 
 
 @pytest.fixture(scope="module")
@@ -90,39 +100,37 @@ def keep_screenshot(page, name):
     page.screenshot(path=artifacts / f"{name}.png")
 
 
-def test_notebook_04_runs_and_its_slider_moves_the_picture(browser, lab):
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    try:
-        open_and_run(page, lab, "04_equivariant_mobilenetv2.ipynb")
-        page.wait_for_selector(".widget-image", timeout=300_000)
-        last = page.locator(".jp-CodeCell").last
-        last.locator(".jp-OutputArea-output").first.wait_for(timeout=60_000)
-        assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-        assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        assert page.get_by_text("Jupyter news").count() == 0
-        picture = page.locator("img.widget-image").first
-        picture.scroll_into_view_if_needed()
+def widgets_of(page):
+    """The explorers on the page: boxes of controls above one picture."""
+    boxes = page.locator(".widget-vbox:has(> img.widget-image)")
+    return [boxes.nth(index) for index in range(boxes.count())]
+
+
+def move(page, box):
+    """Move every slider and every choice of a widget; each time the picture must become another one."""
+    picture = box.locator("img.widget-image")
+    picture.scroll_into_view_if_needed()
+    handles, choices = box.locator(".widget-slider .noUi-handle"), box.locator("select")
+    assert handles.count() + choices.count() > 0, "a widget without controls"
+    for index in range(handles.count() + choices.count()):
         before = picture.get_attribute("src")
-        handles = page.locator(".widget-slider .noUi-handle")
-        assert handles.count() >= 2
-        for handle in (handles.nth(1), handles.nth(0)):  # the angle, then the patch
+        if index < handles.count():
+            handle = handles.nth(index)
+            at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
             handle.focus()
-            page.keyboard.press("ArrowRight")
-            page.wait_for_function(
-                "src => document.querySelector('img.widget-image').src !== src", arg=before, timeout=30_000
-            )
-            before = picture.get_attribute("src")
-        page.wait_for_timeout(300)
-        keep_screenshot(page, "notebook04-widget")
-    except BaseException:
-        keep_screenshot(page, "notebook04-failure")
-        raise
-    finally:
-        page.close()
+            page.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
+        else:
+            choice = choices.nth(index - handles.count())
+            options = choice.locator("option").all_text_contents()
+            chosen = choice.evaluate("element => element.selectedIndex")
+            choice.select_option(index=(chosen + 1) % len(options))
+        page.wait_for_function(
+            "([image, src]) => image.src !== src", arg=[picture.element_handle(), before], timeout=60_000
+        )
 
 
-@pytest.mark.parametrize("name, sliders", [("05_data_free_quantization", (0, 1)), ("06_int8_on_device", (0, 1))])
-def test_notebooks_05_and_06_run_and_their_sliders_move(browser, lab, name, sliders):
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_and_its_widgets_move(browser, lab, name):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     try:
         open_and_run(page, lab, f"{name}.ipynb")
@@ -131,14 +139,11 @@ def test_notebooks_05_and_06_run_and_their_sliders_move(browser, lab, name, slid
         last.locator(".jp-OutputArea-output").first.wait_for(timeout=400_000)
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        for number in sliders:
-            handle = page.locator(".widget-slider .noUi-handle").nth(number)
-            handle.scroll_into_view_if_needed()
-            pictures = "Array.from(document.querySelectorAll('img.widget-image')).map(image => image.src).join()"
-            before = page.evaluate(f"() => {pictures}")
-            handle.focus()
-            page.keyboard.press("ArrowRight")
-            page.wait_for_function(f"before => {pictures} !== before", arg=before, timeout=60_000)
+        assert page.get_by_text("Jupyter news").count() == 0
+        boxes = widgets_of(page)
+        assert len(boxes) == widget_cells(name)
+        for box in boxes:
+            move(page, box)
         page.wait_for_timeout(300)
         keep_screenshot(page, f"{name}-widgets")
     except BaseException:

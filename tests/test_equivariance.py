@@ -130,3 +130,18 @@ def test_rotation_spread_of_known_models(tissue):
     assert rotation_spread(upper_minus_lower, tissue, (180,), and_back=True).std < 1e-5
     with pytest.raises(ValueError, match="two logits"):
         rotation_spread(lambda x: x.mean((2, 3)), tissue, (90,))
+
+
+def test_inner_fields_are_measured_one_by_one(small, tissue):
+    """Exact on an odd grid, broken from the first stride on where the grid is even, and found there."""
+    from equilib.equivariance import field_errors
+    from equilib.mobilenet import build, estimate_statistics, exported
+
+    for config, exact in ((small, True), (small.replace(input_size=94, allow_inexact=True), False)):
+        images = tissue[..., : config.input_size, : config.input_size]
+        plain = exported(estimate_statistics(build("equivariant", config), images))
+        layers = dict(plain.features.named_children())
+        errors = field_errors(plain, layers, images[:3], "C4", 1)
+        assert list(errors) == list(layers)
+        assert (errors["stem"] < 1e-5) == exact and (max(errors.values()) < 1e-3) == exact
+        assert not any(module._forward_hooks for module in plain.modules()), "the network is left as it was"

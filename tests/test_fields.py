@@ -4,7 +4,16 @@ import torch
 from e2cnn.nn import FieldType, GeometricTensor
 from skimage import transform
 
-from equilib.fields import Group, channel_permutation, disc_mask, rotate, rotate_field
+from equilib.fields import (
+    Group,
+    channel_permutation,
+    disc_mask,
+    representation_matrix,
+    rotate,
+    rotate_field,
+    tissue_photograph,
+    transform_field,
+)
 
 
 def test_the_sign_convention_is_one_and_the_same():
@@ -72,3 +81,64 @@ def test_exact_angles():
     assert Group.parse("C6").exact_angles == (0, 180)
     assert Group.parse("C3").exact_angles == (0,)
     assert Group.parse("D4").exact_angles == (0, 90, 180, 270)
+
+
+@pytest.mark.parametrize("name", ["C1", "C4", "C5", "C12", "D1", "D4", "D6"])
+@pytest.mark.parametrize("representation", ["trivial", "regular", "irrep1", "irrep2"])
+def test_representations_are_homomorphisms(name, representation):
+    """rho(g) rho(h) = rho(g h), reflections included: (f, r) means reflect, then turn by r steps."""
+    group = Group.parse(name)
+    if representation.startswith("irrep") and int(representation[5:]) > group.rotations // 2:
+        with pytest.raises(ValueError, match="representation must be"):
+            representation_matrix(group, representation)
+        return
+    n = group.rotations
+    elements = [(f, r) for f in range(1 + group.reflections) for r in range(n)]
+
+    def rho(f, r):
+        return representation_matrix(group, representation, r, reflected=bool(f))
+
+    for f, r in elements:
+        for f2, r2 in elements:
+            product = ((f + f2) % 2, (r + (-r2 if f else r2)) % n)
+            assert torch.allclose(rho(f, r) @ rho(f2, r2), rho(*product), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["C4", "D4"])
+@pytest.mark.parametrize("representation", ["trivial", "regular", "irrep1"])
+def test_fields_of_any_type_turn_as_e2cnns_do(name, representation):
+    group = Group.parse(name)
+    space = group.gspace
+    theirs = {"trivial": space.trivial_repr, "regular": space.regular_repr}.get(representation)
+    theirs = theirs or (space.irrep(1, 1) if group.reflections else space.irrep(1))
+    kind = FieldType(space, [theirs] * 2)
+    field = torch.randn(1, kind.size, 7, 7)
+    for r in range(4):
+        for reflected in (False, True)[: 1 + group.reflections]:
+            element = (int(reflected), r) if group.reflections else r
+            expected = GeometricTensor(field, kind).transform(element).tensor
+            ours = transform_field(field, group, representation, r, reflected=reflected)
+            assert torch.allclose(ours, expected, atol=1e-5)
+    if representation == "regular":
+        assert torch.allclose(transform_field(field, group, "regular", 1), rotate_field(field, group, 1), atol=1e-6)
+
+
+def test_an_arrow_turns_with_the_picture():
+    arrows = torch.zeros(1, 2, 5, 5)
+    arrows[0, 0, 2, 4] = 1  # at the right, pointing to the right
+    turned = transform_field(arrows, "C4", "irrep1", 1)
+    assert torch.allclose(turned[0, :, 0, 2], torch.tensor([0.0, 1.0]), atol=1e-6), "at the top, pointing upwards"
+
+
+def test_bad_representations_are_named():
+    with pytest.raises(ValueError, match="representation must be 'trivial'"):
+        representation_matrix("C4", "irrep3")
+    with pytest.raises(ValueError, match="C4 has no reflections"):
+        representation_matrix("C4", "regular", reflected=True)
+    with pytest.raises(ValueError, match="no whole number of fields"):
+        transform_field(torch.zeros(1, 3, 4, 4), "C4", "irrep1", 1)
+
+
+def test_the_photograph_is_a_picture():
+    picture = tissue_photograph(31)
+    assert picture.shape == (3, 31, 31) and picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.1

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equilib.grids import Window, nearest_exact_sizes, trace_stages
+from equilib.grids import Window, nearest_exact_sizes, repairing_paddings, trace_stages
 
 
 @settings(max_examples=200, deadline=None)
@@ -50,3 +50,66 @@ def test_five_stages_at_95_96_97():
     assert not trace_stages(96, without)[0].exact and not trace_stages(96, with_padding)[0].exact
     assert nearest_exact_sizes(96, without)[0] == 95
     assert nearest_exact_sizes(96, with_padding)[0] == 97
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.integers(6, 16),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    before=st.integers(0, 3),
+    after=st.integers(0, 3),
+)
+def test_the_rule_with_one_sided_padding(size, kernel, stride, before, after):
+    """The remainder must be after - before; tried on a convolution whose every window sees pixels."""
+    before, after = min(before, kernel - 1), min(after, kernel - 1)
+    window = Window(kernel, stride, before, 1, after)
+    if window.span(size) < 0:
+        return
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, 1, kernel, kernel, generator=generator, dtype=torch.float64)
+    weight = sum(torch.rot90(weight, k, (-2, -1)) for k in range(4))
+    x = torch.randn(1, 1, size, size, generator=generator, dtype=torch.float64)
+
+    def convolve(image):
+        return F.conv2d(F.pad(image, (before, after, before, after)), weight, None, stride)
+
+    y = convolve(x)
+    commutes = torch.allclose(torch.rot90(y, 1, (-2, -1)), convolve(torch.rot90(x, 1, (-2, -1))), atol=1e-12)
+    assert commutes == window.exact(size)
+    centres = window.centres(size)
+    assert window.exact(size) == (sorted(size - 1 - c for c in centres) == centres), "exact means symmetric centres"
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(4, 14), kernel=st.integers(1, 5), stride=st.integers(1, 4), padding=st.integers(0, 2), dilation=st.integers(1, 2))
+def test_sampled_pixels_are_those_with_a_gradient(size, kernel, stride, padding, dilation):
+    window = Window(kernel, stride, padding, dilation)
+    if window.span(size) < 0:
+        return
+    x = torch.zeros(1, 1, size, requires_grad=True)
+    F.conv1d(x, torch.ones(1, 1, kernel), None, stride, padding, dilation).sum().backward()
+    assert window.sampled(size) == torch.nonzero(x.grad[0, 0]).flatten().tolist()
+    assert len(window.centres(size)) == window.output_size(size)
+
+
+def test_repairing_paddings_repair_and_nothing_else_does():
+    window = Window(3, 2)
+    for size in (8, 9):
+        repairs = repairing_paddings(size, window)
+        for before in range(3):
+            for after in range(3):
+                assert Window(3, 2, before, 1, after).exact(size) == ((before, after) in repairs)
+    assert repairing_paddings(9, window)[0] == (0, 0)
+
+
+def test_explanations_name_numbers():
+    broken, one_sided = trace_stages(96, [("stem", Window(3, 2, 1)), ("next", Window(3, 2, 0, 1, 1))])
+    assert "stem: (96 + 2*1" in broken.explain() and "never a last window" in broken.explain()
+    assert "after minus before is 1" in one_sided.explain() and "not symmetric" in one_sided.explain()
+
+
+@pytest.mark.parametrize("arguments, word", [((0,), "kernel"), ((3, 0), "stride"), ((3, 1, -1), "padding"), ((3, 1, 0, 0), "dilation")])
+def test_impossible_windows_are_refused(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        Window(*arguments)

@@ -113,9 +113,9 @@ def plan(names: Sequence[str], tallest: int) -> Live:
     ax.legend(fontsize=8, loc="upper right")
 
     def change(sizes, exact, **words):
-        for bar, number, size, good in zip(bars, numbers, sizes, exact):
+        for bar, number, size, before, good in zip(bars, numbers, sizes, [None, *sizes], exact):
             bar.set(height=size, facecolor=BLUE if good else ORANGE, hatch=None if good else "//")
-            number.set(text=f"{size}", y=size)
+            number.set(text=f"{size}" if size != before else "", y=size)
         title.set_text(words["title"])
 
     return Live(figure, [*bars, *numbers, title], change)

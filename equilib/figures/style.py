@@ -69,6 +69,6 @@ class Live:
         for artist in self._moving:
             self.figure.draw_artist(artist)
         buffer = io.BytesIO()
-        # Level 1 is several times faster than the default and some per cent larger: a slider wants speed.
-        Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1)
+        # Level 1 with run lengths is twice as fast as the default and hardly larger: a slider wants speed.
+        Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1, compress_type=3)
         return buffer.getvalue()

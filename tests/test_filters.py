@@ -1,0 +1,117 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from equilib.fields import Group, rotate_field, transform_field
+from equilib.filters import (
+    Atom,
+    angular_spectrum,
+    atoms,
+    count_coefficients,
+    filter_bank,
+    frequency_response,
+    pixel_coordinates,
+    solve_constraint,
+    steer,
+    steerable_basis,
+    steering_error,
+)
+
+
+@pytest.mark.parametrize("name, solved, limited", [("C1", 9, 6), ("C2", 18, 12), ("C4", 36, 24), ("D1", 18, 12), ("D4", 72, 48)])
+def test_the_constraint_has_the_known_number_of_solutions(name, solved, limited):
+    """On pixels one filter of |G| channels is free: 9 |G| numbers.  The band limit leaves 6 of 9."""
+    assert len(solve_constraint(name, "regular", "regular", 3)) == solved
+    assert len(steerable_basis(Group.parse(name), "regular", "regular", 3)) == limited
+
+
+@pytest.mark.parametrize("name", ["C2", "C4", "D1", "D2", "D4"])
+@pytest.mark.parametrize("pair", [("trivial", "regular"), ("regular", "regular"), ("regular", "trivial")])
+def test_solutions_commute_with_the_group_and_contain_e2cnns_basis(name, pair):
+    group, (in_repr, out_repr) = Group.parse(name), pair
+    basis = solve_constraint(group, in_repr, out_repr, 3)
+    kernel = torch.einsum("u,uoihw->oihw", torch.randn(len(basis), dtype=torch.float64), basis)
+    field = torch.randn(2, kernel.shape[1], 9, 9, dtype=torch.float64)
+    for r in range(group.rotations):
+        for reflected in (False, True)[: 1 + group.reflections]:
+            turned = transform_field(field, group, in_repr, r, reflected=reflected)
+            expected = transform_field(F.conv2d(field, kernel), group, out_repr, r, reflected=reflected)
+            assert torch.allclose(F.conv2d(turned, kernel), expected, atol=1e-12)
+    flat = basis.flatten(1)  # orthonormal
+    theirs = steerable_basis(group, in_repr, out_repr, 3).double().flatten(1)
+    assert torch.allclose(theirs @ flat.T @ flat, theirs, atol=1e-6)
+
+
+def test_groups_without_an_exact_grid_are_refused():
+    with pytest.raises(ValueError, match="C12 has no constraint on a grid"):
+        solve_constraint("C12", "trivial", "regular", 3)
+
+
+def test_turning_an_atom_is_a_phase():
+    x, y = 3 * torch.randn(2, 500, dtype=torch.float64)
+    for m in range(5):
+        atom = Atom(1.5, m, 0.6)
+        for angle in (0.3, math.pi / 6, 2.5):
+            back = (math.cos(angle) * x + math.sin(angle) * y, -math.sin(angle) * x + math.cos(angle) * y)
+            phase = complex(math.cos(m * angle), -math.sin(m * angle))
+            assert torch.allclose(atom.at(*back), phase * atom.at(x, y), atol=1e-12)
+
+
+def test_steering_by_90_degrees_turns_the_pixels():
+    chosen = atoms(5)
+    coefficients = torch.randn(len(chosen), dtype=torch.complex128)
+    quarter = steer(chosen, coefficients, 5, 90)
+    assert torch.allclose(quarter, torch.rot90(steer(chosen, coefficients, 5, 0)), atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
+@pytest.mark.parametrize("name", ["C4", "C8", "C12"])
+def test_atoms_span_e2cnns_basis(kernel_size, name):
+    chosen = atoms(kernel_size)
+    units = torch.eye(len(chosen), dtype=torch.complex128)
+    ours = torch.stack([filter_bank(name, chosen, c, kernel_size).flatten() for unit in units for c in (unit, 1j * unit)])
+    theirs = steerable_basis(Group.parse(name), "trivial", "regular", kernel_size).double().flatten(1)
+    count = count_coefficients(chosen)
+    for matrix in (ours, theirs, torch.cat([ours, theirs])):
+        assert torch.linalg.matrix_rank(matrix, rtol=1e-5) == count
+
+
+def test_a_bank_is_an_equivariant_depthwise_layer():
+    group, chosen = Group.parse("C12"), atoms(3)
+    bank = filter_bank(group, chosen, torch.randn(len(chosen), dtype=torch.complex128), 3)[:, None]
+    field = torch.randn(1, 12, 11, 11, dtype=torch.float64)
+    for r in (3, 6, 9):
+        turned = F.conv2d(rotate_field(field, group, r), bank, groups=12)
+        assert torch.allclose(turned, rotate_field(F.conv2d(field, bank, groups=12), group, r), atol=1e-12)
+
+
+def test_frequency_response_is_the_convolution_with_a_plane_wave():
+    kernel = torch.randn(5, 5, dtype=torch.float64)
+    wave_vector = torch.tensor([[0.7, -0.3]], dtype=torch.float64)
+    x, y = pixel_coordinates(5)
+    real = F.conv2d(torch.cos(0.7 * x - 0.3 * y)[None, None], kernel[None, None]).item()
+    imaginary = F.conv2d(torch.sin(0.7 * x - 0.3 * y)[None, None], kernel[None, None]).item()
+    response = frequency_response(kernel, wave_vector)[0]
+    assert response.real.item() == pytest.approx(real) and response.imag.item() == pytest.approx(imaginary)
+
+
+def test_quarter_turns_are_exact_for_any_band_limit_and_others_are_not():
+    for kernel_size in (3, 5):
+        for cutoff in range(7):
+            assert steering_error(atoms(kernel_size, cutoff), kernel_size, "C4") < 1e-12
+    errors = [steering_error(atoms(3, cutoff), 3, "C12") for cutoff in range(5)]
+    assert errors == sorted(errors) and errors[4] > 20 * errors[2] > 0
+
+
+def test_high_frequencies_pose_as_low_ones():
+    answers = [int(angular_spectrum(Atom(1.0, m, 0.4).sample(3)).argmax()) - 6 for m in range(5)]
+    assert answers == [0, 1, 2, -1, 0]
+    spectrum = angular_spectrum(Atom(3.0, 2, 0.4).sample(9), wavelength=12)
+    assert spectrum.sum().item() == pytest.approx(1, abs=1e-6) and spectrum[2 + 6] > 0.99
+
+
+def test_even_kernels_have_no_centre():
+    with pytest.raises(ValueError, match="kernel_size must be odd"):
+        atoms(4)
