@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export EQUILIB_BUDGET ?= laptop
+# Cells with the tag nbval-check-output must give what is saved, in any budget; the others must run.
+NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 
-.PHONY: lab test notebooks bench clean
+.PHONY: lab test notebooks student repository bench clean
 .DELETE_ON_ERROR:
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
@@ -14,11 +16,20 @@ lab: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
-	EQUILIB_BUDGET=smoke $(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 notebooks
+	EQUILIB_BUDGET=smoke $(BIN)/python -m pytest $(NBVAL) notebooks
 
 # Run all notebooks from top to bottom and save them with their outputs.
 notebooks: $(STAMP)
-	$(BIN)/python -m equilib.notebooks notebooks/*.ipynb
+	$(BIN)/python -m equilib.notebooks run notebooks/*.ipynb
+
+# Copies without solutions in student/, run to the end.
+student: $(STAMP)
+	$(BIN)/python -m equilib.notebooks student student notebooks/*.ipynb
+	EQUILIB_BUDGET=smoke $(BIN)/python -m pytest $(NBVAL) student
+
+# After a fork: make repository URL=https://github.com/someone/equilib
+repository: $(STAMP)
+	$(BIN)/python -m equilib.notebooks repository $(URL)
 
 # Speed and memory, side by side; takes half an hour, and wants a quiet machine.
 bench: $(STAMP)

@@ -1,11 +1,14 @@
-"""Running the notebooks and saving them as readers should find them.
+"""Keeping the notebooks: run and save them, make copies for students, point them at a repository.
 
-``python -m equilib.notebooks notebooks/*.ipynb`` executes each notebook in place, at the budget of ``EQUILIB_BUDGET``,
-cleans its outputs, and refuses to save one with a defect.
+``python -m equilib.notebooks run notebooks/*.ipynb`` executes each notebook in place, at the budget of ``EQUILIB_BUDGET``,
+cleans its outputs, and refuses to save one with a defect.  ``student FOLDER notebooks/*.ipynb`` writes copies without
+solutions and outputs.  ``repository URL`` sets the address in pyproject.toml, notebooks and README.
 """
 
 from __future__ import annotations
 
+import argparse
+import copy
 import re
 import sys
 import time
@@ -85,8 +88,60 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
     return found
 
 
-def main(paths: list[str]) -> int:
-    """Execute, clean, check and save; returns the exit status."""
+SOLUTION = re.compile(r"<details><summary>Solution.*?</details>\n*", re.S)
+
+
+def student_copy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The notebook without its folded solutions and without outputs; the code is untouched."""
+    copied = copy.deepcopy(notebook)
+    for cell in copied.cells:
+        if cell.cell_type == "markdown":
+            cell.source = SOLUTION.sub("", cell.source).strip()
+        else:
+            cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("tags", None)  # nothing is left to compare with
+    copied.cells = [cell for cell in copied.cells if cell.source]
+    return copied
+
+
+ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
+
+
+def set_repository(url: str, root: Path) -> list[Path]:
+    """Write the address of the repository into pyproject.toml, and from there wherever the old one stands.
+
+    Args:
+        url: such as https://github.com/someone/equilib, of a fork.
+        root: of the checkout.
+
+    Returns:
+        The files that changed.
+    """
+    url = url.removesuffix("/").removesuffix(".git")
+    if not ADDRESS.fullmatch(url):
+        raise ValueError(f"URL must look like https://github.com/someone/equilib, got {url!r}")
+    project = root / "pyproject.toml"
+    old = repository(root)
+    changed = []
+    for path in [project, root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
+        text = path.read_text()
+        new = text.replace(old, url).replace(
+            "/github/" + old.removeprefix("https://github.com/"), "/github/" + url.removeprefix("https://github.com/")
+        )
+        if new != text:
+            path.write_text(new)
+            changed.append(path)
+    return changed
+
+
+def repository(root: Path) -> str:
+    """The address that pyproject.toml names."""
+    import tomllib
+
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def _run(paths: list[Path]) -> int:
     status = 0
     for path in paths:
         start = time.monotonic()
@@ -99,6 +154,35 @@ def main(paths: list[str]) -> int:
             nbformat.write(notebook, path)
             print(f"{path}: {time.monotonic() - start:.0f} s", flush=True)
     return status
+
+
+def main(arguments: list[str]) -> int:
+    """The commands; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m equilib.notebooks", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute, clean, check and save")
+    run.add_argument("notebooks", nargs="+", type=Path)
+    student = commands.add_parser("student", help="write copies without solutions")
+    student.add_argument("folder", type=Path)
+    student.add_argument("notebooks", nargs="+", type=Path)
+    address = commands.add_parser("repository", help="set the repository's address after a fork")
+    address.add_argument("url")
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        return _run(options.notebooks)
+    if options.command == "student":
+        options.folder.mkdir(parents=True, exist_ok=True)
+        for path in options.notebooks:
+            nbformat.write(student_copy(nbformat.read(path, as_version=4)), options.folder / path.name)
+            print(options.folder / path.name)
+        return 0
+    try:
+        changed = set_repository(options.url, Path(__file__).parent.parent)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{len(changed)} files changed: {', '.join(path.name for path in changed)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The files that say what to install agree with each other."""
 
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def test_the_packages_of_the_brief_are_there():
     assert {"torch", "e2cnn", "jupyterlab", "matplotlib", "ipywidgets", "h5py", "nbval"} <= names
 
 
+@pytest.mark.skipif("EQUILIB_NEWEST" in os.environ, reason="the weekly run takes the newest versions")
 def test_what_is_installed_is_what_is_pinned():
     from importlib.metadata import version
 

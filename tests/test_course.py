@@ -1,0 +1,177 @@
+"""The course as its users get it: links, copies for students, the repository's address, and whether nbval would notice."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from equilib import notebooks as course
+from equilib.widgets import Explorer
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+# --- links ---
+
+
+def markdown(path):
+    if path.suffix == ".ipynb":
+        return "\n\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    return path.read_text()
+
+
+def anchors(path):
+    """The fragments that a page has: of headings, as GitHub makes them and as JupyterLab does."""
+    headings = re.findall(r"^#+ (.+?)\s*$", re.sub(r"```.*?```", "", markdown(path), flags=re.S), re.M)
+    jupyter = {heading.replace(" ", "-") for heading in headings}
+    github = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return jupyter | github
+
+
+def broken_links(path, text):
+    """Links of a page that lead nowhere; those to other sites are checked for their form alone (offline)."""
+    text = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", "", text, flags=re.S)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]*)\)", text):
+        if target.startswith(("http:", "https:")):
+            if not re.fullmatch(r"https://[\w.-]+(/[^\s]*)?", target):
+                broken.append(target)
+            continue
+        file, _, fragment = target.partition("#")
+        there = path.parent / file if file else path
+        if not target or not there.exists() or (fragment and fragment not in anchors(there)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    assert broken_links(path, markdown(path)) == []
+
+
+@pytest.mark.parametrize("text", [
+    "[a](no_such_file.md)", "[a](#no-such-heading)", "[a](README.md#nowhere)", "[a]()", "[a](http://plain.example)",
+    "[![badge](https://x.example/a.svg)](nothing.ipynb)",
+])
+def test_the_link_check_finds_broken_links(text):
+    assert broken_links(ROOT / "README.md", text)
+
+
+def test_the_link_check_accepts_good_ones():
+    good = "[a](LICENSE) [b](#notebooks) [c](https://arxiv.org/abs/2004.09691) `[d](e)`\n```\n[f](g)\n```"
+    assert broken_links(ROOT / "README.md", good) == []
+
+
+def test_every_glossary_entry_links_its_first_use():
+    entries = re.findall(r"^\*\*(.+?)\*\*(.*?)(?=^\*\*|\Z)", (ROOT / "notebooks" / "glossary.md").read_text(), re.M | re.S)
+    assert len(entries) >= 20 and all(".ipynb" in text for _, text in entries)
+    names = [name.lower() for name, _ in entries]
+    assert names == sorted(names)
+
+
+# --- Colab and the repository's address ---
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.suffix == ".ipynb"], ids=lambda path: path.name)
+def test_a_notebook_opens_and_installs_on_colab(path):
+    address = course.repository(ROOT)
+    owner = address.removeprefix("https://github.com/")
+    cells = nbformat.read(path, as_version=4).cells
+    assert f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{path.name}" in cells[0].source
+    first = next(cell for cell in cells if cell.cell_type == "code")
+    assert '"google.colab" in sys.modules' in first.source and f'"equilib @ git+{address}"' in first.source
+    assert "==" not in first.source and "--upgrade" not in first.source, "Colab's torch and numpy stay"
+
+
+def test_a_fork_sets_its_address_everywhere(tmp_path):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    old = course.repository(ROOT)
+    changed = course.set_repository("https://github.com/someone/course.git", tmp_path)
+    assert course.repository(tmp_path) == "https://github.com/someone/course"
+    texts = "\n".join(p.read_text() for p in [tmp_path / "README.md", *(tmp_path / "notebooks").glob("*.ipynb")])
+    assert old not in texts and old.removeprefix("https://github.com/") + "/blob" not in texts
+    assert "github/someone/course/blob/main/notebooks/01" in texts and len(changed) >= 7
+    with pytest.raises(ValueError, match="URL must look like"):
+        course.set_repository("someone/course", tmp_path)
+
+
+# --- copies for students ---
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.suffix == ".ipynb"], ids=lambda path: path.name)
+def test_copies_for_students_have_all_but_the_solutions(path):
+    original = nbformat.read(path, as_version=4)
+    copied = course.student_copy(original)
+    nbformat.validate(copied)
+    text = "\n".join(cell.source for cell in copied.cells)
+    assert "Solution" not in text and "<details>" not in text
+    assert text.count("**Exercise") == "\n".join(c.source for c in original.cells).count("**Exercise") >= 3
+    code = [cell.source for cell in original.cells if cell.cell_type == "code"]
+    assert [cell.source for cell in copied.cells if cell.cell_type == "code"] == code
+    assert all(not cell.outputs for cell in copied.cells if cell.cell_type == "code")
+
+
+# --- would the checks notice? ---
+
+
+def nbval(folder, cells):
+    """pytest's exit status on a notebook of these cells, with the options of `make test`."""
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": course.KERNELSPEC})
+    nbformat.write(notebook, folder / "lesson.ipynb")
+    shutil.copy(ROOT / "notebooks" / "conftest.py", folder)
+    options = re.search(r"^NBVAL := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    options = options.replace("tests/nbval.cfg", str(ROOT / "tests" / "nbval.cfg")).split()
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder / "lesson.ipynb")]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def cell(source, text=None, *, compared=False):
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
+    made = nbformat.v4.new_code_cell(source, outputs=outputs, execution_count=1)
+    made.metadata["tags"] = ["nbval-check-output"] if compared else []
+    return made
+
+
+WIDGET = """
+import ipywidgets
+from equilib import figures, widgets
+
+def draw(x):
+    if x == {bad}:
+        raise RuntimeError("broken")
+    return figures.convergence([1, 0.1])
+
+explorer = widgets.Explorer(draw, {{"x": ipywidgets.IntSlider(0, 0, 3)}}, description="a test")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cells, red", [
+    ([cell("print(6 * 7)", "42\n", compared=True), cell("print(3)", "4\n"), cell("print('error 1.2e-07')", "error 3.4e-08\n", compared=True)], False),
+    ([cell("print(6 * 7)", "43\n", compared=True)], True),
+    ([cell("assert 6 * 7 == 43")], True),
+    ([cell(WIDGET.format(bad=0))], True),
+], ids=["all well", "a changed number", "a cell that raises", "a widget that cannot draw"])
+def test_nbval_turns_red(tmp_path, cells, red):
+    result = nbval(tmp_path, cells)
+    assert (result.returncode != 0) == red, result.stdout + result.stderr
+    if not red:
+        assert re.search(r"lesson\.ipynb: \d+ s", result.stdout), "the seconds of each notebook are printed"
+
+
+def test_a_broken_callback_is_not_swallowed():
+    """What tests/test_notebooks.py relies on when it moves every control over its range."""
+    namespace = {}
+    exec(WIDGET.format(bad=2), namespace)
+    explorer = namespace["explorer"]
+    assert isinstance(explorer, Explorer)
+    explorer.controls["x"].value = 1
+    with pytest.raises(RuntimeError, match="broken"):
+        explorer.controls["x"].value = 2
