@@ -1,0 +1,109 @@
+"""Notebooks as on Colab: other versions than ours, a google.colab module, no checkout on the path, the project from git."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from equilib import notebooks as course
+
+ROOT = Path(__file__).parent.parent
+NEWEST = ("numpy", "matplotlib", "ipywidgets")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def colab(tmp_path_factory):
+    """A virtual environment with the newest numpy, matplotlib and ipywidgets, and everything else as it is installed here.
+
+    Colab comes with torch and most packages; taking them from this environment saves downloading gigabytes.
+    """
+    folder = tmp_path_factory.mktemp("colab")
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    packages = Path(subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True).strip())
+    shared = folder / "shared"
+    shared.mkdir()
+    for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        if not re.match(r"(__editable__|equilib|pip\b|setuptools\b|_distutils)", entry.name):
+            (shared / entry.name).symlink_to(entry)
+    (packages / "shared.pth").write_text(f"{shared}\n")
+    (packages / "google" / "colab").mkdir(parents=True)
+    (packages / "google" / "colab" / "__init__.py").touch()
+    (packages / "sitecustomize.py").write_text("import google.colab  # as in Colab's kernels\n")
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    result = subprocess.run([*install, "--upgrade", *NEWEST], capture_output=True, text=True)
+    if result.returncode and not os.environ.get("CI"):
+        pytest.skip(f"no package index can be reached: {result.stderr[-200:]}")
+    assert result.returncode == 0, result.stderr
+    serve_repository(folder)
+    clone = folder / "served" / "equilib"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=clone.parent))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, python, f"http://127.0.0.1:{server.server_port}/equilib"
+    server.shutdown()
+
+
+def serve_repository(folder):
+    """A git repository of the tracked files as they are now, ready for plain HTTP."""
+    work = folder / "work"
+    for name in subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]:
+        if (ROOT / name).exists():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, work / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "--quiet"], ["add", "--all", "--force"], ["commit", "--quiet", "-m", "as it is"]):
+        subprocess.run([*git, *command], cwd=work, check=True)
+    subprocess.run(["git", "clone", "--quiet", "--bare", work, folder / "served" / "equilib"], check=True)
+    subprocess.run(["git", "update-server-info"], cwd=folder / "served" / "equilib", check=True)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def versions(python, *names):
+    code = f"from importlib.metadata import version; print(*(version(n) for n in {names!r}))"
+    return subprocess.check_output([python, "-c", code], text=True, cwd="/").split()
+
+
+def test_notebooks_01_and_05_run_on_colab(colab):
+    folder, python, address = colab
+    before = versions(python, "torch", *NEWEST)
+    work = folder / "content"
+    work.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {"EQUILIB_BUDGET": "smoke", "EQUILIB_CACHE": str(folder / "cache"), "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    kernels = folder / "jupyter" / "kernels" / "colab"
+    kernels.mkdir(parents=True)
+    (kernels / "kernel.json").write_text(
+        f'{{"argv": ["{python}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"], "display_name": "Colab", "language": "python"}}'
+    )
+    environment["JUPYTER_PATH"] = str(folder / "jupyter")
+    for name in ("01_feature_fields.ipynb", "05_data_free_quantization.ipynb"):
+        notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        assert course.repository(ROOT) in first.source
+        first.source = first.source.replace(course.repository(ROOT), address)
+        nbformat.write(notebook, work / name)
+        code = (
+            "import nbformat; from nbclient import NotebookClient; "
+            f"NotebookClient(nbformat.read({name!r}, 4), timeout=600, kernel_name='colab').execute()"
+        )
+        result = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+    where = subprocess.check_output([python, "-c", "import equilib; print(equilib.__file__)"], text=True, cwd="/").strip()
+    assert where.startswith(str(folder / "venv")), "the project came from the clone, not from this checkout"
+    assert versions(python, "torch", *NEWEST) == before, "what Colab has stays as it is"
+    shutil.rmtree(folder / "cache")
