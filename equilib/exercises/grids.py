@@ -78,7 +78,7 @@ def check_one_sided(answer) -> str:
                         f"{size} pixels, kernel {kernel}, stride {stride}, padding ({before}, {after}) ({side}): it is "
                         f"{'exact' if right else 'broken'}. The first centre and the last must be equally far from the middle."
                     )
-    return "(n + before + after - (k - 1) - 1) mod s = after - before. At stride 2, padding (0, 1) breaks even grids and keeps odd ones."
+    return "(n + before + after - (k - 1) - 1) mod s = after - before. For odd kernels at stride 2, padding (0, 1) breaks even grids and keeps odd ones."
 
 
 @self_check

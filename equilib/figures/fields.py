@@ -54,11 +54,12 @@ def channel_rows(rows: Mapping[str, np.ndarray], *, title: str, channels: Sequen
     figure = Figure(figsize=(min(9, 1.55 * count + 1.4), 1.75 * len(rows) + 0.7), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     limit = max(values.max() for values in rows.values())
-    for row, (label, values) in zip(axes, rows.items()):
+    for place, (label, values) in enumerate(rows.items()):
+        row = axes[place]
         for index, (ax, channel) in enumerate(zip(row, values)):
             shown = ax.imshow(channel, vmin=0, vmax=limit, **RESPONSE)
             bare(ax)
-            if row is axes[0]:
+            if place == 0:
                 ax.set_title(channels[index] if channels else f"channel {index}", fontsize=9)
         row[0].set_ylabel(label, fontsize=9)
     figure.colorbar(shown, ax=axes, label="response", shrink=0.8)
@@ -94,7 +95,7 @@ def commuting_square(field: np.ndarray, moved: np.ndarray, output: np.ndarray, b
             bare(ax)
             ax.set_xlabel(f"channel {index}", fontsize=7, labelpad=2)
             if index == 0:
-                ax.set_title(label, fontsize=10, loc="left")
+                ax.set_title(label, fontsize=10, loc="left").set_in_layout(False)
     for row, text in ((0, "g = 90°\n→"), (1, "g\n→"), (2, "")):
         ax = figure.add_subplot(grid[row, count])
         ax.set_axis_off()

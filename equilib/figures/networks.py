@@ -301,6 +301,8 @@ def curves(
     if marked is not None:
         ax.axvline(marked, color=GREY, linewidth=1.5)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    if all(float(value).is_integer() for value in x):
+        ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
