@@ -2,7 +2,8 @@
 
 ``python -m equilib.notebooks run notebooks/*.ipynb`` executes each notebook in place, at the budget of ``EQUILIB_BUDGET``,
 cleans its outputs, and refuses to save one with a defect.  ``student FOLDER notebooks/*.ipynb`` writes copies without
-solutions and outputs.  ``repository URL`` sets the address in pyproject.toml, notebooks and README.
+solutions and outputs.  ``repository URL`` sets the address in pyproject.toml, notebooks and README.  ``animation FILE``
+draws the README's picture.
 """
 
 from __future__ import annotations
@@ -141,6 +142,32 @@ def repository(root: Path) -> str:
     return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
+def animation(path: str | Path) -> None:
+    """The README's picture: the widget of notebook 01 as an animated GIF, a frame for each rotation of C12."""
+    import io
+
+    import torch
+    from PIL import Image
+
+    from equilib.fields import Group, tissue_photograph
+    from equilib.layers import SteerableConv
+    from equilib.widgets import turning_field
+
+    torch.manual_seed(0)
+    group = Group.parse("C12")
+    lift = SteerableConv(group, 3, 12, 7, image_input=True)
+    networks = {
+        "equivariant": lambda x: torch.conv2d(x, lift.filter()).relu(),
+        "plain": torch.nn.Sequential(torch.nn.Conv2d(3, 12, 7), torch.nn.ReLU()),
+    }
+    explorer = turning_field(tissue_photograph(95), networks, group, degrees=0)
+    frames = []
+    for step in range(group.rotations):
+        explorer.controls["degrees"].value = step * group.step
+        frames.append(Image.open(io.BytesIO(explorer.picture.value)).quantize(64))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=700, loop=0, optimize=True)
+
+
 def _run(paths: list[Path]) -> int:
     status = 0
     for path in paths:
@@ -165,6 +192,8 @@ def main(arguments: list[str]) -> int:
     student = commands.add_parser("student", help="write copies without solutions")
     student.add_argument("folder", type=Path)
     student.add_argument("notebooks", nargs="+", type=Path)
+    picture = commands.add_parser("animation", help="draw the README's animated picture")
+    picture.add_argument("path", type=Path)
     address = commands.add_parser("repository", help="set the repository's address after a fork")
     address.add_argument("url")
     options = parser.parse_args(arguments)
@@ -175,6 +204,9 @@ def main(arguments: list[str]) -> int:
         for path in options.notebooks:
             nbformat.write(student_copy(nbformat.read(path, as_version=4)), options.folder / path.name)
             print(options.folder / path.name)
+        return 0
+    if options.command == "animation":
+        animation(options.path)
         return 0
     try:
         changed = set_repository(options.url, Path(__file__).parent.parent)

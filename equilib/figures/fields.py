@@ -95,7 +95,8 @@ def commuting_square(field: np.ndarray, moved: np.ndarray, output: np.ndarray, b
             bare(ax)
             ax.set_xlabel(f"channel {index}", fontsize=7, labelpad=2)
             if index == 0:
-                ax.set_title(label, fontsize=10, loc="left").set_in_layout(False)
+                # Text may reach over the neighbours, where a title would push them away.
+                ax.text(0, 1.08, label, fontsize=10, transform=ax.transAxes).set_in_layout(False)
     for row, text in ((0, "g = 90°\n→"), (1, "g\n→"), (2, "")):
         ax = figure.add_subplot(grid[row, count])
         ax.set_axis_off()
@@ -139,7 +140,7 @@ def turning_field(count: int, limits: tuple[float, float]) -> Live:
     left = figure.add_axes((0.01, 0.05, 0.31, 0.8))
     ring = figure.add_axes((0.34, 0.01, 0.43, 0.98), aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
     ring.set_axis_off()
-    ring.text(0, 0, f"the {count} channels\nof the field;\nframed: where the response\nof channel 0 has gone", ha="center", va="center", fontsize=9)
+    ring.text(0, 0, f"the {count} channels\nof the field;\nframed: where\nchannel 0 has gone", ha="center", va="center", fontsize=9)
     right = [figure.add_axes((0.79, bottom, 0.2, 0.36)) for bottom in (0.52, 0.03)]
     for ax in (left, *right):
         bare(ax)
