@@ -1,6 +1,6 @@
 """The search for a recipe: for each network the same list of variations, judged on validation patches alone.
 
-    python benchmarks/search.py --data DATA --folder RUNS [--only PART …] [--list] [--table]
+    python benchmarks/search.py --data DATA --folder RUNS [--only PART …] [--run NAME] [--list] [--table]
 
 Writes one JSON a run to results/search/.  Start it again and it goes on.  Test patches are never looked at here.
 """
@@ -25,6 +25,10 @@ VARIATIONS = {
     "no_augmentation": {"augmentation": False},
     "stain0.1": {"stain": 0.1},
     "stain0.1_any_angle": {"stain": 0.1, "any_angle": True},
+    "stain0.1_any_angle_lr1e-2": {"stain": 0.1, "any_angle": True, "learning_rate": 1e-2},
+    # How much of a difference is chance: two of them again, with another seed.
+    "base_seed1": {"seed": 1},
+    "stain0.1_any_angle_seed1": {"stain": 0.1, "any_angle": True, "seed": 1},
     "stain0.1_lr1e-3": {"stain": 0.1, "learning_rate": 1e-3},
     "stain0.1_lr1e-2": {"stain": 0.1, "learning_rate": 1e-2},
     "stain0.1_dropout0.5": {"stain": 0.1, "dropout": 0.5},
@@ -59,7 +63,10 @@ def execute(name: str, config: TrainConfig, data: str, folder: Path) -> None:
         RESULTS / f"{name}.json",
         {
             "config": config.to_dict() | {"data": Path(data).name},
-            "command": f"python benchmarks/search.py --only {name}",
+            "command": (
+                f"python benchmarks/search.py --data DATA --folder RUNS --group {config.network.group} "
+                f"--width {config.network.width:g} --run {name}"
+            ),
             "environment": environment(),
             "best_epoch": result.best_epoch,
             "history": list(result.history),
@@ -86,7 +93,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the runs keep their checkpoints")
     parser.add_argument("--group", default="C4")
     parser.add_argument("--width", type=float, default=0.35)
-    parser.add_argument("--only", nargs="*", default=[""], help="runs whose name contains one of these")
+    parser.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
+    parser.add_argument("--run", help="the run of exactly this name")
     parser.add_argument("--list", action="store_true", help="say which runs are done and which are missing")
     parser.add_argument("--table", action="store_true", help="print the results")
     options = parser.parse_args()
@@ -96,8 +104,10 @@ def main() -> None:
     chosen = {
         name: config
         for name, config in runs(options.group, options.width).items()
-        if any(part in name for part in options.only)
+        if (name == options.run if options.run else any(part in name for part in options.only))
     }
+    if not chosen:
+        parser.error("no run has such a name; --list shows them all")
     if options.list:
         for name in chosen:
             print("done   " if (RESULTS / f"{name}.json").exists() else "missing", name)
@@ -107,7 +117,12 @@ def main() -> None:
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name, config in chosen.items():
-        if not (RESULTS / f"{name}.json").exists():
+        done = RESULTS / f"{name}.json"
+        if done.exists():
+            earlier = TrainConfig.from_dict(read_results(done)["config"])
+            if replace(earlier, data=config.data) != config:
+                parser.error(f"{done} is of another configuration; move it away to train this one")
+        else:
             print(name, flush=True)
             execute(name, config, options.data, options.folder)
 

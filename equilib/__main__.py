@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--batch-size", type=int, default=64, help="per process (default 64)")
     training.add_argument("--learning-rate", type=float, default=1e-3)
     training.add_argument("--weight-decay", type=float, default=0.05)
-    training.add_argument("--no-augmentation", action="store_true", help="no random rotations and reflections")
+    training.add_argument("--no-augmentation", action="store_true", help="no random rotations by 90 degrees and reflections")
     training.add_argument("--any-angle", action="store_true", help="random rotations by any angle")
     training.add_argument("--stain", type=float, default=0.0, help="random change of the stains, say 0.1 (default: none)")
     training.add_argument("--dropout", type=float, default=0.2, help="before the classifier (default 0.2)")

@@ -159,10 +159,8 @@ def representation_matrix(group: Group | str, representation: str, rotation: int
     else:
         frequency = re.fullmatch(r"irrep([1-9]\d*)", representation)
         if frequency is None or int(frequency[1]) > group.rotations // 2:
-            raise ValueError(
-                f"representation must be 'trivial', 'regular' or 'irrep1' to 'irrep{group.rotations // 2}' for "
-                f"{group.name}; got {representation!r}"
-            )
+            names = ["'trivial'", "'regular'"] + [f"'irrep{k}'" for k in range(1, group.rotations // 2 + 1)]
+            raise ValueError(f"representation must be {', '.join(names)} for {group.name}; got {representation!r}")
         frequency = int(frequency[1])
         chosen = space.irrep(1, frequency) if group.reflections else space.irrep(frequency)
     element = group.element(rotation)
@@ -182,7 +180,8 @@ def transform_field(
 ) -> Tensor:
     """The action of a group element on fields of any type: move the pixels, and mix the channels of each field.
 
-    For regular fields under rotations, :func:`rotate_field` is the same and touches no value.
+    For regular fields under rotations :func:`rotate_field` is the same; it permutes where this multiplies by a matrix, so
+    at multiples of 90 degrees it changes no value.
 
     Args:
         field: (B, fields * d, H, W), the d channels of a field next to each other.

@@ -197,6 +197,13 @@ def default_cutoff(kernel_size: int, ring: float) -> int:
     return 2 if ring == kernel_size // 2 else int(2 * ring - (ring + 1) % 2)
 
 
+def ring_width(kernel_size: int, ring: float) -> float:
+    """e2cnn's width of a ring, in pixels."""
+    if ring == 0:
+        return 0.005
+    return 0.4 if ring == kernel_size // 2 else 0.6
+
+
 def atoms(kernel_size: int, cutoff: int | None = None) -> list[Atom]:
     """The atoms of e2cnn's filters of an odd size: rings one pixel apart, non-negative frequencies up to the band limit.
 
@@ -210,7 +217,7 @@ def atoms(kernel_size: int, cutoff: int | None = None) -> list[Atom]:
     found = []
     for ring in range(last + 1):
         limit = 0 if ring == 0 else default_cutoff(kernel_size, ring) if cutoff is None else cutoff
-        width = 0.005 if ring == 0 else 0.4 if ring == last else 0.6
+        width = ring_width(kernel_size, ring)
         found += [Atom(float(ring), frequency, width) for frequency in range(limit + 1)]
     return found
 

@@ -217,7 +217,7 @@ def vary_stain(images: Tensor, strength: float, generator: torch.Generator) -> T
 
     Args:
         images: (B, 3, n, n), uint8 or float32, values 0 to 255.
-        strength: 0 changes nothing, 0.05 is mild, 0.2 strong.
+        strength: 0 changes nothing (but values of 0, whose density is infinite, become 1), 0.05 is mild, 0.2 strong.
         generator: on the CPU; decides alone.
 
     Returns:

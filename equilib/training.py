@@ -31,6 +31,10 @@ from equilib.mobilenet import KINDS, MobileNetConfig, build
 from equilib.pcam import Patches, augment, collate, crop, normalize, shuffled_order, turn_any_angle, vary_stain
 
 
+# Options that earlier versions did not know, and what they did then.
+ADDED_LATER = {"any_angle": False, "stain": 0.0}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the weights of a run.
@@ -80,7 +84,11 @@ class TrainConfig:
     @property
     def fingerprint(self) -> str:
         """Eight characters that differ between configurations, for names of folders."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:8]
+        values = self.to_dict()
+        for name, default in ADDED_LATER.items():  # so that runs from before have the name that they had
+            if values[name] == default:
+                del values[name]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
     @classmethod
     def from_dict(cls, values: dict) -> TrainConfig:
@@ -428,11 +436,11 @@ def _claim(folder: Path, config: TrainConfig, *, writes: bool) -> None:
     """Refuse a folder that holds another run; a start that came to no checkpoint is none."""
     path = folder / "config.json"
     if path.exists() and (folder / "last.ckpt").exists():
-        earlier = TrainConfig.from_dict(json.loads(path.read_text())).to_dict()  # fills in what it did not know of yet
+        earlier = ADDED_LATER | json.loads(path.read_text())
         asked = config.to_dict()
-        different = [key for key in asked if asked[key] != earlier.get(key)]
+        different = [key for key in asked | earlier if asked.get(key) != earlier.get(key)]
         if different:
-            changes = ", ".join(f"{key}: {earlier.get(key)!r} then, {asked[key]!r} now" for key in different)
+            changes = ", ".join(f"{key}: {earlier.get(key)!r} then, {asked.get(key)!r} now" for key in different)
             raise ValueError(f"{folder} holds a run of another configuration ({changes}); choose another folder")
     elif writes:
         write_json(path, config.to_dict())

@@ -57,3 +57,14 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
     for one in runs:  # both networks of a pair see the same patches in the same order
         pairs.setdefault((one.group, one.width, one.patches, one.seed), set()).add((one.kind, one.epochs))
     assert all(len(pair) == 2 and len({epochs for _, epochs in pair}) == 1 for pair in pairs.values())
+
+
+def test_the_search_gives_both_networks_the_same_variations():
+    search = pytest.importorskip("search")
+    runs = search.runs("C4", 0.35)
+    assert len({config.fingerprint for config in runs.values()}) == len(runs)
+    for name, config in runs.items():
+        twin = name.replace("conventional", "equivariant")
+        assert config.kind == name.split("_")[0] and twin in runs
+        if config.kind == "conventional":
+            assert {**config.to_dict(), "kind": ""} == {**runs[twin].to_dict(), "kind": ""}

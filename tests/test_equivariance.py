@@ -145,3 +145,21 @@ def test_inner_fields_are_measured_one_by_one(small, tissue):
         assert list(errors) == list(layers)
         assert (errors["stem"] < 1e-5) == exact and (max(errors.values()) < 1e-3) == exact
         assert not any(module._forward_hooks for module in plain.modules()), "the network is left as it was"
+
+
+def test_inner_fields_at_30_degrees_are_compared_inside_the_disc():
+    """…where nothing left the picture: the error is that of the interpolation."""
+    from equilib.equivariance import field_errors
+    from equilib.fields import Group, disc_mask, rotate, rotate_field
+    from equilib.layers import SteerableConv
+
+    lift = SteerableConv(Group.parse("C12"), 3, 12, 5, padding=2, image_input=True).export()
+    images = torch.nn.functional.interpolate(torch.randn(4, 3, 5, 5), size=(61, 61), mode="bicubic")
+    (error,) = field_errors(torch.nn.Sequential(lift), {"lift": lift}, images, "C12", 1).values()
+    with torch.no_grad():
+        expected, actual = rotate_field(lift(images), "C12", 1), lift(rotate(images, 30))
+    inside = disc_mask(61).bool()
+    spread = (expected - expected.mean(0)).square()
+    wrong = (expected - actual).square()
+    assert error == pytest.approx((wrong[..., inside].mean() / spread[..., inside].mean()).sqrt().item(), rel=1e-4)
+    assert error < 0.7 * (wrong.mean() / spread.mean()).sqrt().item()

@@ -131,7 +131,7 @@ def test_an_arrow_turns_with_the_picture():
 
 
 def test_bad_representations_are_named():
-    with pytest.raises(ValueError, match="representation must be 'trivial'"):
+    with pytest.raises(ValueError, match="representation must be 'trivial', 'regular', 'irrep1', 'irrep2' for C4"):
         representation_matrix("C4", "irrep3")
     with pytest.raises(ValueError, match="C4 has no reflections"):
         representation_matrix("C4", "regular", reflected=True)

@@ -194,11 +194,14 @@ def test_live_widgets_over_their_whole_range(name):
     assert all(picture.startswith(b"\x89PNG") for picture in pictures.values())
     # 0 and 360 degrees show the same picture under another heading; paddings beyond the kernel are cut.
     assert len(set(pictures.values())) == len(pictures)
+    shown = explorer.frames()
+    assert len(shown["pictures"]) == len(pictures) == np.prod([len(axis["labels"]) for axis in shown["axes"]])
+    assert set(shown["pictures"]) == set(pictures.values()), "pages without a kernel show the same pictures"
     fresh = live_widgets()[name]()
     assert bytes(fresh.picture.value) == start
     last = list(pictures)[-1]
     assert moved(fresh, **dict(zip(controls, last))) == pictures[last]
-    assert fresh._repr_mimebundle_()[0]["image/png"] and len(fresh.description) > 30
+    assert fresh._repr_mimebundle_()[0]["image/png"] and len(fresh.description) > 30 and "{" not in fresh.description
 
 
 def test_the_turning_widget_measures_what_it_shows():
@@ -222,6 +225,10 @@ def test_the_turning_widget_measures_what_it_shows():
 
 # --- exercises ---
 
+def raises(*arguments):
+    raise RuntimeError("an answer's own error; everywhere else an exception would be the check's")
+
+
 ANSWERS = {
     exercises.check_input_sizes: ([95, 103], [[96], [95], [95, 103, 111], [97, 95, 103]]),
     exercises.check_pointwise_parameters: (
@@ -234,7 +241,7 @@ ANSWERS = {
             lambda f, g: f.mean((-2, -1)),
             lambda f, g: f.unflatten(1, (-1, g))[:, :, 0].mean((-2, -1)),
             lambda f, g: torch.zeros(len(f), f.shape[1] // g),
-            lambda f, g: f.no_such_method(),
+            raises,
         ],
     ),
 }
@@ -243,7 +250,7 @@ ANSWERS = {
 ANSWERS |= {
     exercises.check_equalizing_scale: (
         lambda r1, r2: (r1 / r2) ** 0.5,
-        [lambda r1, r2: (r2 / r1) ** 0.5, lambda r1, r2: r1 / r2, lambda r1, r2: -((r1 / r2) ** 0.5), lambda r1, r2: 1 / 0],
+        [lambda r1, r2: (r2 / r1) ** 0.5, lambda r1, r2: r1 / r2, lambda r1, r2: -((r1 / r2) ** 0.5), raises],
     ),
     exercises.check_absorbed: (
         lambda beta, gamma: max(0.0, beta - 3 * abs(gamma)),
@@ -269,7 +276,7 @@ def turned_field(field, r):
     return torch.rot90(field, r, (-2, -1)).unflatten(1, (-1, 4)).roll(r, 2).flatten(1, 2)
 
 
-def tests_all(network, action, picture):
+def commutes_always(network, action, picture):
     field = network(picture)
     return all(torch.allclose(network(torch.rot90(picture, r, (-2, -1))), action(field, r), atol=1e-5) for r in range(4))
 
@@ -293,7 +300,7 @@ ANSWERS |= {
         ],
     ),
     exercises.check_commutes: (
-        tests_all,
+        commutes_always,
         [
             lambda n, a, p: True,
             lambda n, a, p: torch.allclose(a(a(n(p), 1), 1), a(n(p), 2)),
@@ -302,7 +309,7 @@ ANSWERS |= {
     ),
     exercises.check_relu: (
         lambda v, m: ((v @ m.mT).relu() - v.relu() @ m.mT).abs().max(),
-        [lambda v, m: 0.0, lambda v, m: (v @ m.mT - v).abs().max(), lambda v, m: 1.0],
+        [lambda v, m: float("nan"), lambda v, m: 0.0, lambda v, m: (v @ m.mT - v).abs().max(), lambda v, m: 1.0],
     ),
     exercises.check_length: (
         lambda f: f.unflatten(1, (-1, 2)).norm(dim=2).mean((-2, -1)),
@@ -336,7 +343,7 @@ ANSWERS |= {
         [True, False, True, False, True, True, False, True],
         [[True] * 8, [True, False], [size % 2 == 1 for size, _ in exercises.SETTINGS]],
     ),
-    exercises.check_resnet_stem: ((97, 3, 1), [(96, 3, 1), (95, 3, 1), (33, 3, 1), (97, 9, 1)]),
+    exercises.check_resnet_stem: ((97, 3, 1), [(96, 3, 1), (95, 3, 1), (33, 3, 1), (97, 9, 1), (97, 3), (97.5, 3, 1)]),
     exercises.check_five_stages: ([65, 97, 129], [[96, 128], [97], [97, 161], list(range(61, 141, 2))]),
     exercises.check_one_sided: (
         lambda n, k, s, before, after: (n + before + after - (k - 1) - 1) % s == after - before,
@@ -357,7 +364,8 @@ def test_self_checks(check, capsys):
     assert len(wrong) >= 3 or check in (exercises.check_int8_size, exercises.check_requantize, exercises.check_orbits)
     for answer in wrong:
         assert not check(answer)
-        assert "❌" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "❌" in out and ("Your answer raised" in out) == (answer is raises), out
     if isinstance(right, (list, tuple)):  # the placeholder of the notebook, inside a list
         assert not check(type(right)([...] * len(right)))
         assert "✏️" in capsys.readouterr().out

@@ -224,3 +224,44 @@ def test_compilation_and_precision_are_options(data, tmp_path, monkeypatch):
     assert [type(module).__name__ for module in compiled] == ["EquivariantMobileNetV2"]
     assert all(parameter.dtype == torch.float32 for parameter in result.network.parameters())
     assert torch.isfinite(torch.tensor(result.history[-1]["valid_loss"]))
+
+
+def test_options_of_later_versions_leave_earlier_runs_their_names(tmp_path):
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data="data")
+    # Of the version that did not know any_angle and stain: cached runs are found by it.
+    assert config.fingerprint == "02844a10"
+    assert replace(config, stain=0.1).fingerprint != config.fingerprint != replace(config, any_angle=True).fingerprint
+
+
+def test_a_run_of_an_earlier_version_continues_and_one_of_a_later_is_refused(trained, tmp_path):
+    config, run, result = trained
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    written = json.loads((copied / "config.json").read_text())
+    old = {key: value for key, value in written.items() if key not in ("any_angle", "stain")}
+    (copied / "config.json").write_text(json.dumps(old))
+    assert train(config, copied, accelerator="cpu", devices=1).history == result.history
+    (copied / "config.json").write_text(json.dumps(written | {"mixup": 0.2}))
+    with pytest.raises(ValueError, match="mixup: 0.2 then, None now"):
+        train(config, copied, accelerator="cpu", devices=1)
+
+
+@pytest.mark.parametrize("change", [{"stain": 0.3}, {"any_angle": True}, {"augmentation": False}])
+def test_every_augmentation_reaches_the_network(trained, tmp_path, change):
+    config, _, result = trained
+    other = train(replace(config, epochs=1, **change), tmp_path / "run", accelerator="cpu", devices=1)
+    same = train(replace(config, epochs=1), tmp_path / "same", accelerator="cpu", devices=1)
+    assert other.history[0]["train_loss"] != same.history[0]["train_loss"]
+
+
+def test_the_command_line_passes_every_option_on(data, tmp_path, monkeypatch):
+    from equilib import __main__ as cli
+    from equilib import training
+
+    seen = {}
+    monkeypatch.setattr(training, "train", lambda config, *rest, **options: seen.update(config=config) or (_ for _ in ()).throw(ValueError("enough")))
+    given = ["--any-angle", "--stain", "0.2", "--dropout", "0.4", "--input-size", "96", "--strided-padding", "1", "--allow-inexact"]
+    assert cli.main(["train", "equivariant", "--folder", str(tmp_path), "--data", str(data), *given]) != 0
+    config = seen["config"]
+    assert (config.any_angle, config.stain, config.network.dropout) == (True, 0.2, 0.4)
+    assert (config.network.input_size, config.network.strided_padding, config.network.allow_inexact) == (96, 1, True)

@@ -21,6 +21,7 @@ def check_action(answer) -> str:
         right = rotate_field(field, "C4", r)
         if not isinstance(result, torch.Tensor) or result.shape != right.shape:
             raise Hint(f"Return a tensor of the field's shape, {tuple(right.shape)}.")
+        result = result.to(right)
         if torch.allclose(result, right):
             continue
         if torch.allclose(result, torch.rot90(field, r, (-2, -1))):
@@ -73,7 +74,7 @@ def check_relu(answer) -> str:
         turned = torch.einsum("rij,mj->rmi", rho, v)
         right = (turned.relu() - torch.einsum("rij,mj->rmi", rho, v.relu())).abs().max().item()
         given = float(answered(answer(v, rho)))
-        if abs(given - right) > 1e-4:
+        if not abs(given - right) <= 1e-4:
             raise Hint(f"For the {name} representation the largest difference is {right:.2f}, yours is {given:.2f}.")
     return "0 for regular and trivial fields, which ReLU may act on; not for arrows, whose components a rotation mixes."
 

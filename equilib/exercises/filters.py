@@ -12,7 +12,7 @@ from equilib.filters import atoms, filter_bank, steerable_basis
 @self_check
 def check_basis_size(answer) -> str:
     """A function (highest frequencies on the rings, the centre first) to the real coefficients of one filter."""
-    for kernel_size, limits in ((3, (0, 2)), (5, (0, 2, 2)), (7, (0, 2, 3, 2))):
+    for kernel_size, limits in ((5, (0, 2, 2)), (3, (0, 2)), (7, (0, 2, 3, 2))):
         right = len(steerable_basis(Group.parse("C12"), "trivial", "regular", kernel_size))
         given = int(answered(answer(limits)))
         if given == sum(m + 1 for m in limits):

@@ -21,7 +21,9 @@ SETTINGS = (
 @self_check
 def check_eight_settings(answer) -> str:
     """Eight booleans: is each of SETTINGS exact?"""
-    given = [bool(answered(value)) for value in answer]
+    given = [answered(value) for value in answer]
+    if any(not isinstance(value, bool) for value in given):
+        raise Hint("Answer with True and False, without quotes.")
     if len(given) != len(SETTINGS):
         raise Hint(f"Give {len(SETTINGS)} answers, one for each setting; you gave {len(given)}.")
     wrong = [index + 1 for index, ((size, window), value) in enumerate(zip(SETTINGS, given)) if window.exact(size) != value]
@@ -37,11 +39,14 @@ def check_eight_settings(answer) -> str:
 @self_check
 def check_resnet_stem(answer) -> str:
     """(input size near 96, padding of the 7x7 convolution, padding of the 3x3 pooling), both with stride 2."""
-    size, conv, pool = (int(answered(value)) for value in answer)
+    given = [answered(value) for value in answer]
+    if len(given) != 3 or any(value != int(value) for value in given):
+        raise Hint("Give three whole numbers: the input size, the padding of the convolution, the padding of the pooling.")
+    size, conv, pool = map(int, given)
     if not 90 <= size <= 102:
         raise Hint(f"{size} pixels are too far from 96: stay between 90 and 102.")
     if not (0 <= conv <= 3 and 0 <= pool <= 1):
-        raise Hint("Keep the paddings between 0 and what the kernels can see: 3 and 1.")
+        raise Hint("Keep the paddings between 0 and half the kernel: 3 and 1.")
     for stage in trace_stages(size, [("the convolution", Window(7, 2, conv)), ("the pooling", Window(3, 2, pool))]):
         if not stage.exact:
             raise Hint(f"It breaks at {stage.explain()}.")

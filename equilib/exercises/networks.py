@@ -84,7 +84,7 @@ def check_absorbed(answer) -> str:
     for beta, gamma, words in ((5.0, 1.0, ""), (1.0, 1.0, "a small bias"), (5.0, -1.0, "a negative gamma"), (-4.0, 0.5, "")):
         right = max(0.0, beta - 3 * abs(gamma))
         given = float(answered(answer(beta, gamma)))
-        if abs(given - right) > 1e-9:
+        if not abs(given - right) <= 1e-9:
             about = f" Think of {words}." if words else ""
             raise Hint(f"For beta = {beta:g}, gamma = {gamma:g} you absorb {given:g}, not {right:g}.{about}")
     return "Three deviations |gamma| below beta the ReLU is still in its linear part; more must not be taken."

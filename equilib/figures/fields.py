@@ -8,9 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from equilib.figures.style import BLUE, ORANGE, Figure, Live
+from equilib.figures.style import BLUE, ORANGE, RESPONSE, SIGNED, Figure, Live
 
-RESPONSE = dict(cmap="cividis", interpolation="nearest")
 
 
 def bare(ax) -> None:
@@ -32,7 +31,7 @@ def pictures(images: Mapping[str, np.ndarray], *, title: str, colorbar: str | No
     limit = max(np.abs(image).max() for image in images.values())
     signed = any(image.min() < 0 for image in images.values())
     for ax, (caption, image) in zip(axes, images.items()):
-        scale = {} if image.ndim == 3 else dict(vmin=-limit if signed else 0, vmax=limit, cmap="PuOr_r" if signed else "cividis")
+        scale = {} if image.ndim == 3 else dict(vmin=-limit if signed else 0, vmax=limit, cmap=SIGNED["cmap"] if signed else RESPONSE["cmap"])
         shown = ax.imshow(image, **scale)
         bare(ax)
         ax.set_title(caption, fontsize=9)
@@ -112,11 +111,11 @@ def commuting_square(field: np.ndarray, moved: np.ndarray, output: np.ndarray, b
 
 
 def matrices(values: Mapping[str, np.ndarray], *, title: str) -> Figure:
-    """Matrices as pictures: orange for negative entries, purple for positive ones, white for 0."""
+    """Matrices as pictures: purple for negative entries, orange for positive ones, white for 0."""
     figure = Figure(figsize=(min(9, 1.9 * len(values) + 0.8), 2.7), layout="constrained")
     axes = figure.subplots(1, len(values), squeeze=False)[0]
     for ax, (caption, matrix) in zip(axes, values.items()):
-        shown = ax.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
+        shown = ax.imshow(matrix, vmin=-1, vmax=1, **SIGNED)
         bare(ax)
         ax.set_title(caption, fontsize=9)
         ax.set_xlabel("channel before", fontsize=8)
@@ -126,12 +125,13 @@ def matrices(values: Mapping[str, np.ndarray], *, title: str) -> Figure:
     return figure
 
 
-def turning_field(count: int, limits: tuple[float, float]) -> Live:
+def turning_field(count: int, limit: float, limits: tuple[float, float]) -> Live:
     """A picture, the channels of its field on a ring, and what two networks answer, turned back.
 
     Args:
         count: channels of the field, |G|.
-        limits: largest response of the field, and of the plain network.
+        limit: largest response of the field.
+        limits: largest response among those that are turned back, for each network.
 
     ``update(picture, field, back, errors, steps, degrees)``: (n, n, 3) in 0…1; (count, m, m); for both networks one
     channel of the output after it was turned back, (m, m), and the error; the rotation in steps and in degrees.
@@ -171,7 +171,7 @@ def turning_field(count: int, limits: tuple[float, float]) -> Live:
         shown.set_data(picture)
         title.set_text(f"input, turned by {degrees:g}°")
         places = np.arange(edge) * field.shape[-1] // edge  # nearest neighbours
-        shades = (np.clip(field / limits[0], 0, 1) * 255).astype(np.uint8)
+        shades = (np.clip(field / limit, 0, 1) * 255).astype(np.uint8)
         for (top, left_edge), values in zip(corners, shades):
             canvas[top : top + edge, left_edge : left_edge + edge] = colors[values[np.ix_(places, places)]]
         tiles.set_data(canvas)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 
 from equilib.figures.fields import bare
-from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, Figure, Live
+from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, Live
 
-SIGNED = dict(cmap="PuOr_r", interpolation="nearest")
 
 
 def harmonics(continuous: np.ndarray, sampled: np.ndarray, captions: Sequence[str], *, reach: float) -> Figure:
@@ -79,12 +79,12 @@ def steered_filter(limit: float, frequencies: Sequence[int]) -> Live:
     right.set_title("coefficients, turning m times", fontsize=10)
     right.axhline(0, color="#cccccc", linewidth=0.6)
     right.axvline(0, color="#cccccc", linewidth=0.6)
-    colors = {0: GREY, 1: BLUE, 2: ORANGE, 3: GREEN}
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, max(frequencies) + 1))
     hands = []
     for index, m in enumerate(frequencies):
         label = f"m = {m}" if m not in frequencies[:index] else None
-        hands += right.plot([0, 0], [0, 0], color=colors.get(m, GREY), marker="o", markersize=5, label=label, linewidth=2)
-    right.legend(fontsize=8, loc="upper right")
+        hands += right.plot([0, 0], [0, 0], color=colors[m], marker="o", markersize=5, label=label, linewidth=2)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
     def change(steered, picture, coefficients, degrees, difference):
         images[0].set_data(steered)
@@ -106,7 +106,7 @@ def cutoff_errors(cutoffs: Sequence[int], errors: Sequence[float], sizes: Sequen
         sizes: coefficients, at each cutoff.
         limit: largest absolute weight of the filters that are shown.
 
-    ``update(filters, cutoff, index, degrees)``: (2, k, k), the highest frequency, its place in ``cutoffs``, the angle.
+    ``update(filters, index, degrees)``: (2, k, k), the place of the highest frequency in ``cutoffs``, the angle.
     """
     figure = Figure(figsize=(9, 3.3), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=(1, 1, 2))
@@ -127,12 +127,12 @@ def cutoff_errors(cutoffs: Sequence[int], errors: Sequence[float], sizes: Sequen
     title = ax.set_title("up to m = 0: error 0.000, 00 coefficients", fontsize=10)
     (mark,) = ax.plot([0], [0], marker="o", markersize=13, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=2)
 
-    def change(filters, cutoff, index, degrees):
+    def change(filters, index, degrees):
         for image, values in zip(images, filters):
             image.set_data(values)
         angle.set_text(f"steered by {degrees:g}°")
-        mark.set_data([cutoff], [errors[index]])
-        title.set_text(f"up to m = {cutoff}: error {errors[index]:.3f}, {sizes[index]} coefficients")
+        mark.set_data([cutoffs[index]], [errors[index]])
+        title.set_text(f"up to m = {cutoffs[index]}: error {errors[index]:.3f}, {sizes[index]} coefficients")
 
     return Live(figure, [*images, angle, title, mark], change)
 

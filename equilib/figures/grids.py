@@ -107,15 +107,15 @@ def plan(names: Sequence[str], tallest: int) -> Live:
     ax.set(ylim=(0, tallest * 1.12), ylabel="grid before the stage [pixels]", xlabel="stage")
     ax.set_xticks(positions, names, rotation=45, ha="right", fontsize=8)
     numbers = [ax.text(x, 0, "", ha="center", va="bottom", fontsize=8) for x in positions]
-    title = ax.set_title("at 000 pixels", fontsize=10)
+    heading = ax.set_title("at 000 pixels", fontsize=10)
     ax.bar([0], [0], color=BLUE, label="exact")
     ax.bar([0], [0], color=ORANGE, hatch="//", edgecolor="white", label="broken here")
     ax.legend(fontsize=8, loc="upper right")
 
-    def change(sizes, exact, **words):
+    def change(sizes, exact, title):
         for bar, number, size, before, good in zip(bars, numbers, sizes, [None, *sizes], exact):
             bar.set(height=size, facecolor=BLUE if good else ORANGE, hatch=None if good else "//")
             number.set(text=f"{size}" if size != before else "", y=size)
-        title.set_text(words["title"])
+        heading.set_text(title)
 
-    return Live(figure, [*bars, *numbers, title], change)
+    return Live(figure, [*bars, *numbers, heading], change)

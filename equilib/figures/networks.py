@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import GREY, STYLES, Figure
+from equilib.figures.style import GREEN, GREY, PINK, STYLES, Figure
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -289,8 +289,8 @@ def curves(
 ) -> Figure:
     """Lines that differ in colour, marker and dash; an x may be marked, and horizontal references drawn."""
     styles = list(STYLES.values()) + [
-        dict(color="#009E73", marker="^", linestyle="-."),
-        dict(color="#CC79A7", marker="D", linestyle=":"),
+        dict(color=GREEN, marker="^", linestyle="-."),
+        dict(color=PINK, marker="D", linestyle=":"),
     ]
     figure = Figure(figsize=(8, 3.3), layout="constrained")
     ax = figure.subplots()

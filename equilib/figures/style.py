@@ -16,6 +16,8 @@ STYLES = {
     "equivariant": dict(color="#0072B2", marker="o", linestyle="-"),
 }
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+RESPONSE = dict(cmap="cividis", interpolation="nearest")  # values from 0 up
+SIGNED = dict(cmap="PuOr_r", interpolation="nearest")  # purple below 0, orange above
 
 
 class Figure(matplotlib_figure.Figure):
@@ -48,16 +50,23 @@ class Live:
 
     def __init__(self, figure: Figure, moving: Sequence[Artist], change: Callable[..., None]):
         self.figure, self._moving, self._change = figure, list(moving), change
-        self._canvas, self._still = FigureCanvasAgg(figure), None
+        self._canvas, self._still, self._dpi = FigureCanvasAgg(figure), None, 0
 
     def update(self, **values) -> Live:
         """Itself, showing these values."""
         self._change(**values)
         return self
 
+    def __repr__(self) -> str:
+        return repr(self.figure)
+
+    def _repr_png_(self) -> bytes:
+        return self.render()
+
     def render(self, dpi: int = 100) -> bytes:
         """PNG of the current state."""
-        if self._still is None:
+        if self._still is None or dpi != self._dpi:
+            self._dpi = dpi
             self.figure.set_dpi(dpi)
             self.figure.draw_without_rendering()  # lays out, with all artists in
             self.figure.set_layout_engine("none")

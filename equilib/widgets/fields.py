@@ -24,11 +24,13 @@ def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group |
         networks: ``"equivariant"`` and ``"plain"`` to a model from (B, 3, n, n) to (B, |G|, m, m), not negative;
             it sees the picture less its mean.
         group: the group of the equivariant network.
-        degrees: the teaching default, a multiple of the group's step; without it, the first beyond 30 degrees.
+        degrees: the teaching default, a multiple of the group's step; without it, the one nearest to 60 degrees.
     """
     group = Group.parse(group)
     step = group.step
     default = max(1, round(60 / step)) * step if degrees is None else degrees
+    if default % step or not 0 <= default <= 360:
+        raise ValueError(f"degrees must be a multiple of {group.name}'s step, {step:g}, between 0 and 360; got {degrees}")
     mask = disc_mask(picture.shape[-1])
     turned = torch.stack([rotate(picture, k * step).clamp(0, 1) for k in range(group.rotations)]) * mask
     shown = (turned + (1 - mask)).permute(0, 2, 3, 1).numpy()
@@ -45,7 +47,7 @@ def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group |
         liveliest = back[0].std((1, 2)).argmax()
         backs.append(back[:, liveliest].numpy())
     fields = (outputs[0] * inner).numpy()
-    live = figures.turning_field(group.order, tuple(float(back[0].max()) for back in backs))
+    live = figures.turning_field(group.order, float(fields.max()), tuple(float(back[0].max()) for back in backs))
 
     def draw(degrees: float):
         k = round(degrees / step) % group.rotations
@@ -64,6 +66,6 @@ def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group |
     return Explorer(
         draw,
         {"degrees": slider},
-        description=f"A picture turned by {default:g} degrees, the {group.order} channels of its field on a ring, and the "
+        description=f"A picture turned by {{degrees:g}} degrees, the {group.order} channels of its field on a ring, and the "
         "outputs of an equivariant and a plain network turned back",
     )

@@ -16,6 +16,7 @@ from equilib.filters import (
     atoms,
     count_coefficients,
     default_cutoff,
+    ring_width,
     steer,
     steering_error,
 )
@@ -50,7 +51,7 @@ def steered_filter(chosen: Sequence[Atom], coefficients: Tensor, kernel_size: in
     return Explorer(
         draw,
         {"degrees": slider},
-        description=f"A filter steered by {degrees} degrees, the unturned filter rotated as a picture, and the coefficients",
+        description="A filter steered by {degrees} degrees, the unturned filter rotated as a picture, and the coefficients",
     )
 
 
@@ -79,12 +80,12 @@ def cutoff_errors(group: Group | str, kernel_size: int = 3, *, highest: int = 6,
     live = figures.cutoff_errors(cutoffs, errors, sizes, kernel_size, float(max(pair.abs().max() for pair in pairs)))
 
     def draw(cutoff: int):
-        return live.update(filters=pairs[cutoff].numpy(), cutoff=cutoff, index=cutoff, degrees=group.step)
+        return live.update(filters=pairs[cutoff].numpy(), index=cutoff, degrees=group.step)
 
     return Explorer(
         draw,
         {"cutoff": ipywidgets.IntSlider(cutoff, 0, highest, description="highest m")},
-        description=f"Equivariance error and number of coefficients against the highest frequency, {cutoff} marked",
+        description="Equivariance error and number of coefficients against the highest frequency, {cutoff} marked",
     )
 
 
@@ -97,14 +98,13 @@ def aliases(kernel_size: int = 3, *, ring: int = 1, highest: int = 6, frequency:
         highest: end of the slider.
         frequency: the teaching default.
     """
-    width = 0.4 if ring == kernel_size // 2 else 0.6
     half = kernel_size / 2
     fine = torch.linspace(-half, half, 121, dtype=torch.float64)
     y, x = torch.meshgrid(-fine, fine, indexing="ij")
     live = figures.aliases(highest, half)
 
     def draw(frequency: int):
-        atom = Atom(float(ring), frequency, width)
+        atom = Atom(float(ring), frequency, ring_width(kernel_size, ring))
         sampled = atom.sample(kernel_size)
         return live.update(
             continuous=atom.at(x, y).real.numpy(),
@@ -117,6 +117,6 @@ def aliases(kernel_size: int = 3, *, ring: int = 1, highest: int = 6, frequency:
     return Explorer(
         draw,
         {"frequency": ipywidgets.IntSlider(frequency, 0, highest, description="frequency m")},
-        description=f"The atom of frequency {frequency}, its samples on {kernel_size} x {kernel_size} pixels, and the "
+        description=f"The atom of frequency {{frequency}}, its samples on {kernel_size} x {kernel_size} pixels, and the "
         "frequencies with which the samples answer",
     )

@@ -41,8 +41,8 @@ def sampling(*, size: int = 8, kernel: int = 3, stride: int = 2, padding: int = 
             "stride": slider(stride, 1, 4, "stride"),
             "padding": slider(padding, 0, 2, "padding"),
         },
-        description=f"Centres that a {kernel} x {kernel} window with stride {stride} and padding {padding} samples on "
-        f"{size} x {size} pixels, before and after a rotation by 90 degrees",
+        description="Centres that a {kernel} x {kernel} window with stride {stride} and padding {padding} samples on "
+        "{size} x {size} pixels, before and after a rotation by 90 degrees",
     )
 
 
@@ -73,5 +73,5 @@ def plan(*, size: int = 96, padding: int = 1, smallest: int = 90, largest: int =
             "size": ipywidgets.IntSlider(size, smallest, largest, description="input [pixels]"),
             "padding": ipywidgets.IntSlider(padding, 0, 1, description="padding"),
         },
-        description=f"The grid at every stage of MobileNetV2 for an input of {size} pixels, broken stages marked",
+        description="The grid at every stage of MobileNetV2 for an input of {size} pixels and padding {padding} at the strides, broken stages marked",
     )

@@ -61,7 +61,8 @@ def rotate_patch(
             "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
             "degrees": ipywidgets.IntSlider(degrees, 0, 360, angle_step, description="rotation [°]"),
         },
-        description=f"A patch rotated by {degrees} degrees, and both networks' probability of tumour against the angle",
+        description="A patch rotated by {degrees} degrees, and both networks' probability of tumour against the angle",
+        shown={"patch": range(min(4, len(images)))},
     )
 
 
@@ -86,7 +87,7 @@ def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
     return Explorer(
         draw,
         {"block": ipywidgets.Dropdown(options=list(layers), value=block, description="block")},
-        description=f"The largest weight of each channel in {block}, before and after equalization",
+        description="The largest weight of each channel in {block}, before and after equalization",
     )
 
 
@@ -123,7 +124,7 @@ def blended_scales(folded, images, *, layer: str, share: float = 0.0) -> Explore
 
     slider = ipywidgets.FloatSlider(share, min=0, max=1, step=0.1, description="equalized", continuous_update=False)
     return Explorer(
-        draw, {"share": slider}, description=f"Weights of {layer} on the INT8 grid, {100 * share:.0f} % equalized"
+        draw, {"share": slider}, description=f"Weights of {layer} on the INT8 grid, equalized to a share of {{share:g}}"
     )
 
 
@@ -190,7 +191,7 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
             "weight_bits": ipywidgets.SelectionSlider(options=bits, value=weight_bits, description="weights"),
             "activation_bits": ipywidgets.SelectionSlider(options=bits, value=activation_bits, description="activations"),
         },
-        description=f"Accuracy against the bits of the weights, with {activation_bits}-bit activations",
+        description="Accuracy against the bits of the weights, with {activation_bits}-bit activations",
     )
 
 
@@ -221,5 +222,6 @@ def hashed_answers(images: np.ndarray, sessions: Mapping[str, Model], *, size: i
             "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
             "degrees": ipywidgets.SelectionSlider(options=[0, 90, 180, 270], value=degrees, description="rotation [°]"),
         },
-        description=f"A patch turned by {degrees} degrees, and the INT8 logits of both networks with their hashes",
+        description="A patch turned by {degrees} degrees, and the INT8 logits of both networks with their hashes",
+        shown={"patch": range(min(6, len(images)))},
     )
