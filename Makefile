@@ -7,7 +7,7 @@ export EQUILIB_BUDGET ?= laptop
 # Cells with the tag nbval-check-output must give what is saved, in any budget; the others must run.
 NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 
-.PHONY: lab test notebooks student repository bench clean
+.PHONY: lab test notebooks student site repository bench clean
 .DELETE_ON_ERROR:
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
@@ -28,6 +28,10 @@ student: $(STAMP)
 	$(BIN)/python -m equilib.notebooks student student notebooks/*.ipynb
 	OMP_NUM_THREADS=1 EQUILIB_BUDGET=smoke $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) student
 
+# The course as static pages in site/, sliders included.
+site: $(STAMP)
+	$(BIN)/python -m equilib.site site notebooks/*.ipynb
+
 # After a fork: make repository URL=https://github.com/someone/equilib
 repository: $(STAMP)
 	$(BIN)/python -m equilib.notebooks repository $(URL)
@@ -41,7 +45,7 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lab,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lab,site,test]"
 	$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
 	touch $@
 

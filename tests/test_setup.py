@@ -25,7 +25,7 @@ def project():
 
 def required():
     extras = project()["optional-dependencies"]
-    return [Requirement(line) for line in project()["dependencies"] + extras["lab"] + extras["test"]]
+    return [Requirement(line) for line in project()["dependencies"] + extras["lab"] + extras["site"] + extras["test"]]
 
 
 def test_every_requirement_has_a_tested_version_within_its_bounds():
@@ -58,7 +58,7 @@ def test_what_is_installed_is_what_is_pinned():
 def test_conda_users_get_the_same_versions():
     text = (ROOT / "environment.yml").read_text()
     pip_lines = re.findall(r"^\s{6}- (.+)$", text, re.M)
-    assert pip_lines == ["-c constraints.txt", "-e .[lab,test]"], "environment.yml takes its versions from the same files"
+    assert pip_lines == ["-c constraints.txt", "-e .[lab,site,test]"], "environment.yml takes its versions from the same files"
     python = re.search(r"python=([\d.]+)", text)[1]
     workflow = (ROOT / ".github/workflows/test.yml").read_text()
     assert f'python-version: "{python}"' in workflow

@@ -43,6 +43,7 @@ def sampling(*, size: int = 8, kernel: int = 3, stride: int = 2, padding: int = 
         },
         description="Centres that a {kernel} x {kernel} window with stride {stride} and padding {padding} samples on "
         "{size} x {size} pixels, before and after a rotation by 90 degrees",
+        shown={"kernel": (2, 3), "stride": (1, 2, 3), "padding": (0, 1)},
     )
 
 
