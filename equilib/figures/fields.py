@@ -133,15 +133,15 @@ def turning_field(count: int, limit: float, limits: tuple[float, float]) -> Live
         limit: largest response of the field.
         limits: largest response among those that are turned back, for each network.
 
-    ``update(picture, field, back, errors, steps, degrees)``: (n, n, 3) in 0…1; (count, m, m); for both networks one
+    ``update(picture, field, back, errors, steps, degrees)``: (n, n, 3) uint8; (count, m, m); for both networks one
     channel of the output after it was turned back, (m, m), and the error; the rotation in steps and in degrees.
     """
-    figure = Figure(figsize=(9, 3.9))
+    figure = Figure(figsize=(8.2, 3.55))
     left = figure.add_axes((0.01, 0.05, 0.31, 0.8))
     ring = figure.add_axes((0.34, 0.01, 0.43, 0.98), aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
     ring.set_axis_off()
     ring.text(0, 0, f"the {count} channels\nof the field;\nframed: where\nchannel 0 has gone", ha="center", va="center", fontsize=9)
-    right = [figure.add_axes((0.79, bottom, 0.2, 0.36)) for bottom in (0.52, 0.03)]
+    right = [figure.add_axes((0.79, bottom, 0.2, 0.35)) for bottom in (0.51, 0.01)]
     for ax in (left, *right):
         bare(ax)
         ax.set(xlim=(0, 1), ylim=(0, 1))
@@ -149,7 +149,7 @@ def turning_field(count: int, limit: float, limits: tuple[float, float]) -> Live
     shown = left.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1))
     title = left.set_title("input", fontsize=10)
     # All tiles in one picture: drawing twelve of them one by one takes twelve times as long.
-    pixels = 380
+    pixels = 350
     canvas = np.zeros((pixels, pixels, 4), np.uint8)
     tiles = ring.imshow(canvas, extent=(-1.3, 1.3, -1.3, 1.3), interpolation="nearest")
     edge = int(side / 2.6 * pixels)
@@ -165,7 +165,10 @@ def turning_field(count: int, limit: float, limits: tuple[float, float]) -> Live
     answers = [
         ax.imshow(blank, vmin=0, vmax=limit, extent=(0, 1, 0, 1), **RESPONSE) for ax, limit in zip(right, limits)
     ]
-    words = [ax.set_title("", fontsize=9, color=color) for ax, color in zip(right, (BLUE, ORANGE))]
+    words = []  # the numbers alone are drawn again
+    for ax, name, color in zip(right, ("equivariant", "plain CNN"), (BLUE, ORANGE)):
+        ax.text(0.5, 1.19, f"{name}, turned back:", fontsize=9, color=color, ha="center")
+        words.append(ax.text(0.5, 1.05, "", fontsize=9, color=color, ha="center"))
 
     def change(picture, field, back, errors, steps, degrees):
         shown.set_data(picture)
@@ -177,8 +180,8 @@ def turning_field(count: int, limit: float, limits: tuple[float, float]) -> Live
         tiles.set_data(canvas)
         angle = 2 * np.pi * steps / count
         frame.set_xy((np.cos(angle) - side / 2, np.sin(angle) - side / 2))
-        for image, text, values, error, name in zip(answers, words, back, errors, ("equivariant", "plain CNN")):
+        for image, text, values, error in zip(answers, words, back, errors):
             image.set_data(values)
-            text.set_text(f"{name}, turned back:\nerror {error:.2f}" if error > 5e-3 else f"{name}, turned back:\nerror {error:.0e}")
+            text.set_text(f"error {error:.2f}" if error > 5e-3 else f"error {error:.0e}")
 
     return Live(figure, [shown, title, tiles, frame, *answers, *words], change)

@@ -33,7 +33,7 @@ def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group |
         raise ValueError(f"degrees must be a multiple of {group.name}'s step, {step:g}, between 0 and 360; got {degrees}")
     mask = disc_mask(picture.shape[-1])
     turned = torch.stack([rotate(picture, k * step).clamp(0, 1) for k in range(group.rotations)]) * mask
-    shown = (turned + (1 - mask)).permute(0, 2, 3, 1).numpy()
+    shown = (255 * (turned + (1 - mask))).round().byte().permute(0, 2, 3, 1).numpy()
     # Centred, so that brightness does not hide what the filters see.
     inputs = (turned - turned[0].sum((1, 2), keepdim=True) / mask.sum()) * mask
     outputs = [run_model(networks[name], inputs) for name in ("equivariant", "plain")]
