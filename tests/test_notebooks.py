@@ -197,6 +197,7 @@ def test_live_widgets_over_their_whole_range(name):
     shown = explorer.frames()
     assert len(shown["pictures"]) == np.prod([len(axis["labels"]) for axis in shown["axes"]])
     assert explorer.shown or len(shown["pictures"]) == len(pictures)
+    assert len(set(shown["pictures"])) == len(shown["pictures"])
     assert set(shown["pictures"]) <= set(pictures.values()), "pages without a kernel show the same pictures"
     fresh = live_widgets()[name]()
     assert bytes(fresh.picture.value) == start

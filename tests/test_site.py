@@ -76,7 +76,9 @@ def test_sliders_move_without_a_kernel(browser, pages):  # noqa: F811
                 before, words = picture.get_attribute("src"), slider.get_attribute("aria-valuetext")
                 slider.focus()
                 page.keyboard.press("ArrowLeft")  # no default stands at the left end
-                assert picture.get_attribute("src") != before and slider.get_attribute("aria-valuetext") != words
+                after = picture.get_attribute("src")
+                assert after != before and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                assert slider.get_attribute("aria-valuetext") != words
                 page.wait_for_function("image => image.complete && image.naturalWidth > 300", arg=picture.element_handle())
         assert page.locator("math").count() > 10 and page.locator(".cell-picture img").count() >= 3
         assert page.locator("details:not([open]) pre").count() >= 3, "solutions are folded"
