@@ -54,11 +54,11 @@ def test_what_is_deployed_is_integer(networks):
 def test_simulation_and_deployment_agree(networks, tissue):
     """Up to a few roundings at ties: integer kernels and floating point round the same real numbers.
 
-    A tie that falls the other way early on moves a logit by up to 0.3 standard deviations (0.16 over eight patches was
-    seen); a kernel that saturates moves it by more than one.
+    A tie that falls the other way early on moves later layers: 0.10 to 0.16 was seen on an untrained network.  Kernels that
+    saturate gave 0.48 on the same one.
     """
     _, simulated, paths = networks
-    assert relative_difference(run_model(simulated, tissue), run_model(int8.session(paths["int8"]), tissue)) < 0.4
+    assert relative_difference(run_model(simulated, tissue), run_model(int8.session(paths["int8"]), tissue)) < 0.3
 
 
 def test_weights_take_256_levels_and_the_error_is_half_a_step():
