@@ -7,6 +7,15 @@ from hypothesis import strategies as st
 from equilib.grids import Window, nearest_exact_sizes, repairing_paddings, trace_stages
 
 
+def symmetric_filter_and_image(kernel, size):
+    """A random filter that quarter turns leave as it is, so that only the sampling can break equivariance."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1, 1, kernel, kernel, generator=generator, dtype=torch.float64)
+    weight = sum(torch.rot90(weight, k, (-2, -1)) for k in range(4))
+    x = torch.randn(1, 1, size, size, generator=generator, dtype=torch.float64)
+    return weight, x
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     size=st.integers(5, 20),
@@ -22,10 +31,7 @@ def test_the_rule_is_what_a_symmetric_convolution_does(size, kernel, stride, pad
         with pytest.raises(ValueError, match="does not fit"):
             window.output_size(size)
         return
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(1, 1, kernel, kernel, generator=generator, dtype=torch.float64)
-    weight = sum(torch.rot90(weight, k, (-2, -1)) for k in range(4))
-    x = torch.randn(1, 1, size, size, generator=generator, dtype=torch.float64)
+    weight, x = symmetric_filter_and_image(kernel, size)
 
     def convolve(image):
         return F.conv2d(image, weight, None, stride, padding, dilation)
@@ -66,10 +72,7 @@ def test_the_rule_with_one_sided_padding(size, kernel, stride, before, after):
     window = Window(kernel, stride, before, 1, after)
     if window.span(size) < 0:
         return
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(1, 1, kernel, kernel, generator=generator, dtype=torch.float64)
-    weight = sum(torch.rot90(weight, k, (-2, -1)) for k in range(4))
-    x = torch.randn(1, 1, size, size, generator=generator, dtype=torch.float64)
+    weight, x = symmetric_filter_and_image(kernel, size)
 
     def convolve(image):
         return F.conv2d(F.pad(image, (before, after, before, after)), weight, None, stride)

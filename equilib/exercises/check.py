@@ -20,6 +20,15 @@ def answered(value):
     return value
 
 
+def one_letter(answer, right: str, hints: dict[str, str]) -> None:
+    """Raise the hint of a wrong letter; those that may be chosen are the right one and those with a hint."""
+    letter = str(answer).strip().lower()
+    if letter in hints:
+        raise Hint(hints[letter])
+    if letter != right:
+        raise Hint("Answer with one letter: 'a', 'b', 'c' or 'd'.")
+
+
 def self_check(check: Callable[..., str]) -> Callable[..., bool]:
     """Turn a function that returns praise or raises Hint into one that prints a verdict and returns it."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from equilib.exercises.check import Hint, answered, self_check
+from equilib.exercises.check import Hint, answered, one_letter, self_check
 from equilib.fields import Group
 from equilib.filters import atoms, filter_bank, steerable_basis
 
@@ -71,14 +71,10 @@ def check_depthwise(answer) -> str:
 @self_check
 def check_why_twelve(answer) -> str:
     """One of the letters a to d."""
-    letter = str(answer).strip().lower()
     hints = {
         "a": "A 3x3 filter of C12 has 6 coefficients, as one of C4 has.",
         "c": "Rounding errors are 1e-7. The error at 30° is 1e-2, and stays in double precision.",
         "d": "ReLU acts channel by channel and commutes with any permutation, of 4 channels or of 12.",
     }
-    if letter in hints:
-        raise Hint(hints[letter])
-    if letter != "b":
-        raise Hint("Answer with one letter: 'a', 'b', 'c' or 'd'.")
+    one_letter(answer, "b", hints)
     return "Only multiples of 90° map the grid onto itself. In between, the picture and the filter are sampled elsewhere."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equilib.exercises.check import Hint, answered, self_check
+from equilib.exercises.check import Hint, answered, one_letter, self_check
 from equilib.grids import Window, trace_stages
 
 # Size of the grid, and the window.
@@ -89,14 +89,10 @@ def check_one_sided(answer) -> str:
 @self_check
 def check_crop(answer) -> str:
     """One of the letters a to d."""
-    letter = str(answer).strip().lower()
     hints = {
         "a": "Both give 95 pixels, an odd number. Oddness alone does not decide.",
         "b": "Neither interpolates between angles: both are exact arithmetic on pixels.",
         "d": "A mean of four pixels is no constant: it keeps all the picture's large structures.",
     }
-    if letter in hints:
-        raise Hint(hints[letter])
-    if letter != "c":
-        raise Hint("Answer with one letter: 'a', 'b', 'c' or 'd'.")
+    one_letter(answer, "c", hints)
     return "The crop takes its row and column from one side; the mean treats all four sides alike."
