@@ -42,30 +42,33 @@ EQUIVARIANT_ONLY = {"stain0.1_max", "stain0.1_fieldwise"}
 ARCHITECTURE = {"dropout", "group_pooling", "depthwise"}
 
 
-def runs(group: str, width: float) -> dict[str, TrainConfig]:
+def runs(group: str, width: float, divisor: int | None = None) -> dict[str, TrainConfig]:
     """Name to configuration (without its data), the variations in order, both networks in turn."""
     base = dict(train_limit=PATCHES, valid_limit=VALID, epochs=EPOCHS, batch_size=32, learning_rate=3e-3)
+    size = f"{group}_w{width:g}" + (f"_m{divisor}" if divisor else "")
     found = {}
     for name, changes in VARIATIONS.items():
         network = MobileNetConfig(
-            width=width, group=group, **{key: value for key, value in changes.items() if key in ARCHITECTURE}
+            width=width, group=group, divisor=divisor, **{key: value for key, value in changes.items() if key in ARCHITECTURE}
         )
         recipe = {key: value for key, value in changes.items() if key not in ARCHITECTURE}
         for kind in KINDS:
             if kind == "equivariant" or name not in EQUIVARIANT_ONLY:
-                found[f"{kind}_{group}_w{width:g}_{name}"] = TrainConfig(kind, network, **base | recipe)
+                found[f"{kind}_{size}_{name}"] = TrainConfig(kind, network, **base | recipe)
     return found
 
 
 def execute(name: str, config: TrainConfig, data: str, folder: Path) -> None:
+    network = config.network
+    divisor = f"--divisor {network.divisor} " if network.divisor != network.symmetry.order else ""
     result = train(replace(config, data=data), folder / name, print_epochs=True, accelerator="cpu", devices=1)
     write_json(
         RESULTS / f"{name}.json",
         {
             "config": config.to_dict() | {"data": Path(data).name},
             "command": (
-                f"python benchmarks/search.py --data DATA --folder RUNS --group {config.network.group} "
-                f"--width {config.network.width:g} --run {name}"
+                f"python benchmarks/search.py --data DATA --folder RUNS --group {network.group} "
+                f"--width {network.width:g} {divisor}--run {name}"
             ),
             "environment": environment(),
             "best_epoch": result.best_epoch,
@@ -93,6 +96,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the runs keep their checkpoints")
     parser.add_argument("--group", default="C4")
     parser.add_argument("--width", type=float, default=0.35)
+    parser.add_argument("--divisor", type=int, help="channels are multiples of it, by default of the group's order")
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
     parser.add_argument("--run", help="the run of exactly this name")
     parser.add_argument("--list", action="store_true", help="say which runs are done and which are missing")
@@ -103,7 +107,7 @@ def main() -> None:
         return
     chosen = {
         name: config
-        for name, config in runs(options.group, options.width).items()
+        for name, config in runs(options.group, options.width, options.divisor).items()
         if (name == options.run if options.run else any(part in name for part in options.only))
     }
     if not chosen:

@@ -101,6 +101,13 @@ def test_pages_are_legible_on_a_phone_in_the_dark_and_lead_on(browser, pages):  
     page.goto(f"{pages}/{NAMES[1]}.html")
     assert page.locator("a[rel=prev]").first.get_attribute("href").endswith(f"{NAMES[0]}.html")
     page.locator("text=Search").first.click()
-    page.locator("#mkdocs-search-query").press_sequentially("aliasing")
-    page.locator("#mkdocs-search-results article a").first.wait_for(timeout=20_000)
+    query, found = page.locator("#mkdocs-search-query"), page.locator("#mkdocs-search-results article a")
+    query.press_sequentially("aliasing")
+    # MkDocs listens for keys only once its index is loaded, so on a slow machine another key is needed.
+    for _ in range(40):
+        query.press("End")
+        page.wait_for_timeout(500)
+        if found.count():
+            break
+    found.first.wait_for(timeout=1000)
     page.close()
