@@ -1,28 +1,38 @@
 """The learning curve: both networks at several numbers of training patches and seeds, one JSON a run in results/grid/.
 
-    python benchmarks/grid.py --data DATA --folder RUNS [--only 1000]
+    python benchmarks/grid.py --data DATA --folder RUNS [--only 1000]     train what is missing
+    python benchmarks/grid.py --tables                                    print the tables, renew the README
 
 Start it again and it goes on: runs that have their JSON are skipped, the one that was interrupted continues after its
-last finished epoch.  `--list` shows what there is and what is missing.
+last finished epoch.  Several processes with the same folder share the work.  `--list` shows what there is and what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
+import readme
 import torch
 
-from equilib.experiment import environment, measure
-from equilib.mobilenet import KINDS, MobileNetConfig
+from equilib import study
+from equilib.experiment import environment, markdown_table, measure
+from equilib.mobilenet import MobileNetConfig
 from equilib.training import TrainConfig, train, write_json
 
 RESULTS = Path(__file__).parent.parent / "results" / "grid"
-# Patches, epochs: about as many steps as the validation loss needs to stop falling.
-SIZES = ((1000, 30), (4000, 20), (20000, 12))
+# Training patches, epochs: the validation loss of both networks stops falling before.
+SIZES = ((1000, 30), (4000, 12), (20000, 6))
 SEEDS = (0, 1, 2)
-WIDTHS = (("C4", 0.35), ("C12", 0.35), ("C12", 1.0))
+# Every network has channels in multiples of 12, so that one conventional network compares with both groups.
+DIVISOR = 12
+# What the search on validation patches picked for each network (benchmarks/search.py).
+RECIPES = {
+    "conventional": {"stain": 0.1, "learning_rate": 1e-2},
+    "equivariant": {"stain": 0.1, "any_angle": True, "learning_rate": 3e-3},
+}
 
 
 @dataclass(frozen=True)
@@ -38,44 +48,62 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}_{self.group}_w{self.width:g}_{self.patches}_seed{self.seed}"
+        network = self.kind if self.kind == "conventional" else self.group
+        return f"{network}_w{self.width:g}_{self.patches}_seed{self.seed}"
 
     def config(self, data: str) -> TrainConfig:
         return TrainConfig(
             self.kind,
-            MobileNetConfig(width=self.width, group=self.group),
+            MobileNetConfig(width=self.width, group=self.group, divisor=DIVISOR),
             data=data,
             train_limit=self.patches,
+            valid_limit=1500,
             epochs=self.epochs,
             batch_size=32,
-            learning_rate=3e-3,
             seed=self.seed,
+            **RECIPES[self.kind],
         )
 
 
+NETWORKS = (("conventional", "C4"), ("equivariant", "C4"), ("equivariant", "C12"))
+
+
 def runs() -> list[Run]:
-    """All of them, cheap ones first."""
+    """All of them, in an order in which a part of the list is worth most: cheap sizes first, then seed by seed."""
     return [
         Run(kind, group, width, patches, epochs, seed)
-        for group, width in WIDTHS
+        for width in (0.35, 1.0)
         for patches, epochs in SIZES
         for seed in SEEDS
-        for kind in KINDS
+        for kind, group in NETWORKS
     ]
+
+
+def tables(results: list[study.Run]) -> str:
+    """The tables for the README."""
+    parts = (study.accuracy_rows, study.advantage_rows, study.rotation_rows)
+    return "\n\n".join(markdown_table(part(results)) for part in parts)
 
 
 def execute(run: Run, data: str, folder: Path, label: str) -> None:
     """Train (or continue), measure, and write the JSON."""
     config = run.config(data)
     result = train(config, folder / run.name, print_epochs=True, accelerator="cpu", devices=1)
+    model = measure(
+        result,
+        config,
+        folder / f"{run.name}_int8.onnx",
+        angles=(30, 90),
+        measured=200,
+    )
     write_json(
         RESULTS / f"{run.name}.json",
         {
             "data": {"label": label, "train": run.patches},
             "seed": run.seed,
-            "command": f"python benchmarks/grid.py --only {run.name}",
+            "command": f"python benchmarks/grid.py --data DATA --folder RUNS --only {run.name}",
             "environment": environment(),
-            "model": measure(result, config, folder / f"{run.name}_int8.onnx"),
+            "model": model,
         },
     )
 
@@ -87,7 +115,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose name contains one of these")
     parser.add_argument("--label", default="PCam subset, 20k JPEG", help="what the data is")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew the README")
     options = parser.parse_args()
+    if options.tables:
+        text = tables(study.read_runs(RESULTS))
+        print(text)
+        readme.write("grid", text)
+        return
     chosen = [run for run in runs() if any(part in run.name for part in options.only)]
     if options.list:
         for run in chosen:
@@ -97,10 +131,16 @@ def main() -> None:
         parser.error("--data and --folder are needed")
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     for run in chosen:
-        if not (RESULTS / f"{run.name}.json").exists():
-            print(run.name, flush=True)
-            execute(run, options.data, options.folder, options.label)
+        with open(options.folder / f"{run.name}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends, however
+            except BlockingIOError:
+                continue
+            if not (RESULTS / f"{run.name}.json").exists():
+                print(run.name, flush=True)
+                execute(run, options.data, options.folder, options.label)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
+import readme
 from networks import VARIANTS, network
 from redraw import redraw
 from timing import in_fresh_process, interleaved
@@ -28,9 +29,7 @@ from equilib.pcam import Patches, augment, collate, crop, input_range, normalize
 
 BATCH = 32
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 PARTS = ["training", "inference", "memory", "construction", "deployment", "data_path", "redraw"]
-MARKS = ("<!-- make bench: begin -->", "<!-- make bench: end -->")
 
 
 def settings(quick: bool) -> list[tuple[float, str, int]]:
@@ -291,14 +290,6 @@ def tables(results: dict) -> str:
     )
 
 
-def write_readme(text: str) -> None:
-    """Put the tables between the marks of the README."""
-    readme = README.read_text()
-    head, rest = readme.split(MARKS[0])
-    _, tail = rest.split(MARKS[1])
-    README.write_text(f"{head}{MARKS[0]}\n{text}\n{MARKS[1]}{tail}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
@@ -322,7 +313,7 @@ def main() -> None:
     print(text)
     if not options.quick:
         saved.write_text(json.dumps(results, indent=1) + "\n")
-        write_readme(text)
+        readme.write("make bench", text)
 
 
 if __name__ == "__main__":

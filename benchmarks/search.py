@@ -11,6 +11,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import readme
 import torch
 
 from equilib.experiment import environment, read_results
@@ -100,10 +101,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
     parser.add_argument("--run", help="the run of exactly this name")
     parser.add_argument("--list", action="store_true", help="say which runs are done and which are missing")
-    parser.add_argument("--table", action="store_true", help="print the results")
+    parser.add_argument("--table", action="store_true", help="print the results, renew results/README.md")
     options = parser.parse_args()
     if options.table:
         print(table())
+        readme.write("search", table(), readme.RESULTS)
         return
     chosen = {
         name: config

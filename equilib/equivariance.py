@@ -184,6 +184,35 @@ def rotation_spread(
     return RotationSpread(angles, flips, spread.item())
 
 
+def answers_by_angle(
+    model: Model, images: Tensor, angles: Iterable[float], *, and_back: bool = False, batch_size: int = 64
+) -> Tensor:
+    """The predicted class of each image at each angle, (angles, B).
+
+    Args:
+        and_back: rotate there and back again: the control that shows what interpolation alone does.
+    """
+    classes = []
+    for angle in angles:
+        turned = rotate(rotate(images, angle), -angle) if and_back else rotate(images, angle)
+        classes.append(run_model(model, turned, batch_size=batch_size).argmax(1))
+    return torch.stack(classes)
+
+
+def mean_over_quarter_turns(model: Model) -> Callable[[Tensor], Tensor]:
+    """The model averaged over the four rotations of its input: invariant to them, at four times the cost.
+
+    Returns:
+        A function from (B, C, n, n) to the mean of the four outputs.
+    """
+
+    def averaged(images: Tensor) -> Tensor:
+        turned = (torch.rot90(images, turns, (-2, -1)) for turns in range(4))
+        return torch.stack([run_model(model, picture, batch_size=len(images)) for picture in turned]).mean(0)
+
+    return averaged
+
+
 def relative_difference(expected: Tensor, actual: Tensor) -> float:
     """Root-mean-square difference of two outputs, in standard deviations of the first over patches."""
     return _compare(expected, actual, 0.0).rms

@@ -23,8 +23,10 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 
 from equilib import __version__, dfq, int8
 from equilib.equivariance import (
+    answers_by_angle,
     equivariance_sweep,
     interpolation_control,
+    mean_over_quarter_turns,
     relative_difference,
     rotation_spread,
     run_model,
@@ -117,6 +119,7 @@ def measure(
     *,
     angles: Sequence[float] = (30, 60, 90, 180, 270),
     measured: int = 300,
+    accuracy_angles: Sequence[float] = (),
     data: str | Path | None = None,
 ) -> dict:
     """All figures of one trained network, as a JSON-compatible dictionary.
@@ -127,13 +130,16 @@ def measure(
         angles: of the equivariance errors, in degrees; multiples of 90 are exact rotations, at the others the
             interpolation control is measured too.
         measured: test patches on which equivariance errors are measured.
+        accuracy_angles: rotations, in degrees, at which the accuracy on these patches is measured as well.
         data: folder of the test split, by default the training's.
 
     Returns:
-        ``accuracy``: metrics of FP32, of FP32 after equalization and absorption, of naive INT8 (simulated, neither
-        equalized nor absorbed), of simulated and of real INT8.  ``equivariance``: for each stage, a list of errors.
+        ``accuracy``: metrics of FP32, of FP32 averaged over the four rotations by 90 degrees at test time, of FP32 after
+        equalization and absorption, of naive INT8 (simulated, neither equalized nor absorbed), of simulated and of real
+        INT8.  ``equivariance``: for each stage, a list of errors.
         ``logit_change``: relative differences between stages.  ``rotation_spread``: over all multiples of 30 degrees.
         ``int8_identical_under_quarter_turns``: share of test patches with the very same logits.
+        ``accuracy_by_angle``: of FP32, and of the control that rotates there and back.
         ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
     """
     size = config.network.input_size
@@ -144,6 +150,7 @@ def measure(
     naive = int8.quantize(model.folded, input_range())
     logits = {
         "fp32": predict(model.exported, test, size),
+        "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
         "fp32 equalized": predict(model.equalized, test, size),
         "fp32 equalized and absorbed": predict(model.absorbed, test, size),
         "int8 naive, simulated": predict(naive, test, size),
@@ -186,8 +193,9 @@ def measure(
         "per_patch": {"label": labels.tolist()}
         | {
             stage: [round(value, 4) for value in (logits[stage][:, 1] - logits[stage][:, 0]).tolist()]
-            for stage in ("fp32", "int8")
+            for stage in ("fp32", "fp32, mean of four rotations", "int8")
         },
+        "accuracy_by_angle": _accuracy_by_angle(model.exported, sample, labels[: len(sample)], accuracy_angles),
         "rotation_spread": {
             "fp32": asdict(rotation_spread(model.exported, sample, around)),
             "int8": asdict(rotation_spread(running, sample, around)),
@@ -201,6 +209,16 @@ def measure(
             asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between
         ],
     }
+
+
+def _accuracy_by_angle(model: nn.Module, images: Tensor, labels: Tensor, angles: Sequence[float]) -> dict:
+    if not angles:
+        return {}
+    right = {
+        name: answers_by_angle(model, images, angles, and_back=and_back) == labels
+        for name, and_back in (("fp32", False), ("fp32, there and back", True))
+    }
+    return {"degrees": list(angles)} | {name: found.double().mean(1).tolist() for name, found in right.items()}
 
 
 def compare(
@@ -381,11 +399,22 @@ def bit_width_accuracies(
     return result
 
 
-def _shipped(name: str, pattern: str) -> Path:
+def shipped_folder(name: str = "") -> Path:
+    """The folder of results that come with the project, or one inside it.
+
+    Raises:
+        FileNotFoundError: there is none of this name.
+    """
     package = Path(__file__).parent
-    # In a checkout `results/` stands beside the package; an installed package carries it inside.
-    folders = [folder for folder in (package.parent / "results", package / "results") if folder.is_dir()]
-    there = {path.stem: path for folder in reversed(folders) for path in folder.glob(pattern)}
+    # An installed package carries `results/` inside; in a checkout it stands beside the package.
+    for folder in (package / "results", package.parent / "results"):
+        if (folder / name).is_dir():
+            return folder / name
+    raise FileNotFoundError(f"no folder of results named {name!r}: they come with a checkout or an installed package")
+
+
+def _shipped(name: str, pattern: str) -> Path:
+    there = {path.stem: path for path in shipped_folder().glob(pattern)}
     if name not in there:
         raise FileNotFoundError(f"no results named {name!r}; there are {sorted(there)}")
     return there[name]

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 SPLITS = ("train", "valid", "test")
 PATCH_SIZE = 96
+LABEL_WINDOW = 32
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 PUBLISHED_SIZES = {"train": 262_144, "valid": 32_768, "test": 32_768}
 # Of PCam's training split, per RGB channel, for intensities in [0, 1].
@@ -249,6 +250,49 @@ def input_range() -> tuple[float, float]:
     low = min((0 - mean) / std for mean, std in zip(MEAN, STD))
     high = max((1 - mean) / std for mean, std in zip(MEAN, STD))
     return low, high
+
+
+def label_window(degrees: float = 0, centre: tuple[float, float] | None = None) -> np.ndarray:
+    """The pixels of the 32 x 32 window that decides a patch's label, when the patch is turned: (96, 96) bool.
+
+    Args:
+        degrees: rotation of the patch, counter-clockwise; the window, seen from the tissue, turns the other way.
+        centre: row and column of the window's centre, by default that of the patch.
+    """
+    row, column = ((PATCH_SIZE - 1) / 2,) * 2 if centre is None else centre
+    y, x = np.mgrid[:PATCH_SIZE, :PATCH_SIZE].astype(float)
+    y, x = row - y, x - column
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turned = np.stack([cosine * x - sine * y, sine * x + cosine * y])
+    return np.abs(turned).max(0) < LABEL_WINDOW / 2
+
+
+def label_changes(
+    tumour: np.ndarray, degrees: float, *, places: int | None = None, generator: np.random.Generator | None = None
+) -> float:
+    """The share of labels that change when the tissue turns, between 0 and 1.
+
+    Args:
+        tumour: (N, 96, 96) bool, where the tissue of N patches is tumour.
+        degrees: the rotation.
+        places: instead of the window in the centre, that many windows a patch at random places, all inside the patch at
+            every rotation.
+        generator: for the places.
+    """
+    tumour = np.asarray(tumour)
+    if tumour.ndim != 3 or tumour.shape[1:] != (PATCH_SIZE, PATCH_SIZE):
+        raise ValueError(f"tumour must have shape (N, {PATCH_SIZE}, {PATCH_SIZE}), got {tumour.shape}")
+    if places is None:
+        upright, turned = (tumour[:, label_window(angle)].any(1) for angle in (0, degrees))
+        return float((upright != turned).mean())
+    generator = generator or np.random.default_rng(0)
+    reach = int(np.ceil(LABEL_WINDOW / 2**0.5))  # half a diagonal
+    changed = []
+    for mask in tumour:
+        for _ in range(places):
+            centre = tuple(generator.integers(reach, PATCH_SIZE - reach, 2) + 0.5)
+            changed.append(mask[label_window(0, centre)].any() != mask[label_window(degrees, centre)].any())
+    return float(np.mean(changed))
 
 
 def network_inputs(patches: Patches, indices, size: int) -> Tensor:

@@ -9,15 +9,32 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+readme = pytest.importorskip("readme")
 run = pytest.importorskip("run")
 networks = pytest.importorskip("networks")
 
 
 def test_the_readme_shows_the_saved_tables():
     saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split(run.MARKS[0])[1].split(run.MARKS[1])[0]
-    assert shown.strip() == run.tables(saved)
+    assert readme.shown("make bench") == run.tables(saved)
+
+
+def test_the_readmes_show_the_grid_and_the_search():
+    from equilib.study import shipped_runs
+
+    grid, search = pytest.importorskip("grid"), pytest.importorskip("search")
+    assert readme.shown("grid") == grid.tables(shipped_runs())
+    assert readme.shown("search", readme.RESULTS) == search.table()
+
+
+def test_tables_are_put_between_their_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("head\n<!-- a: begin -->\nold\n<!-- a: end -->\ntail\n")
+    readme.write("a", "new\nrows", page)
+    assert page.read_text() == "head\n<!-- a: begin -->\nnew\nrows\n<!-- a: end -->\ntail\n"
+    assert readme.shown("a", page) == "new\nrows"
+    with pytest.raises(ValueError, match="page.md must hold <!-- b: begin -->"):
+        readme.shown("b", page)
 
 
 def test_every_part_gives_figures():
@@ -53,10 +70,12 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
     assert len({one.name for one in runs}) == len(runs)
     configs = {one.config("data").fingerprint for one in runs}
     assert len(configs) == len(runs)
-    pairs = {}
-    for one in runs:  # both networks of a pair see the same patches in the same order
-        pairs.setdefault((one.group, one.width, one.patches, one.seed), set()).add((one.kind, one.epochs))
-    assert all(len(pair) == 2 and len({epochs for _, epochs in pair}) == 1 for pair in pairs.values())
+    cells = {}
+    for one in runs:  # all networks of a cell see the same patches in the same order, and have the same channels
+        network = one.config("data").network
+        channels = tuple(block.outputs for block in network.blocks)
+        cells.setdefault((one.width, one.patches, one.seed), []).append((one.epochs, channels))
+    assert all(len(cell) == 3 and len(set(cell)) == 1 for cell in cells.values())
 
 
 def test_the_search_gives_both_networks_the_same_variations():

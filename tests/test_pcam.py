@@ -242,3 +242,44 @@ def test_crop_and_normalize(tmp_path):
     with pytest.raises(ValueError, match="cannot crop"):
         crop(torch.zeros(1, 3, 96, 96), 97)
     assert crop(torch.zeros(1, 3, 96, 96), 95).shape[-2:] == (95, 95)
+
+
+def test_the_label_window_is_a_square_that_d4_keeps():
+    from equilib.pcam import label_window
+
+    window = label_window()
+    assert window.sum() == 32 * 32 and window[32:64, 32:64].all()
+    for degrees in (90, 180, 270):
+        assert np.array_equal(label_window(degrees), window)
+    turned = label_window(30)
+    assert abs(turned.sum() - 32 * 32) < 30 and not np.array_equal(turned, window)
+    # The overlap of a square with side a and its copy turned by 45 degrees is 2 (sqrt 2 - 1) a^2.
+    overlap = (label_window(45) & window).sum() / 32**2
+    assert overlap == pytest.approx(2 * (2**0.5 - 1), abs=0.02)
+
+
+def test_the_window_turns_against_the_tissue():
+    """A tumour pixel that the turned picture shows in the window lies in the turned window, and no other."""
+    from equilib.fields import rotate
+    from equilib.pcam import label_window
+
+    tumour = torch.zeros(1, 1, 96, 96)
+    tumour[0, 0, 36:46, 63:72] = 1  # at the right, above the middle: not symmetric to its mirror image
+    seen = rotate(tumour, 30)[0, 0, 32:64, 32:64].sum().item()
+    expected, other_way = (tumour[0, 0].numpy()[label_window(angle)].sum() for angle in (30, -30))
+    assert abs(seen - expected) < 4 < 10 < abs(seen - other_way)
+
+
+def test_label_changes():
+    from equilib.pcam import label_changes
+
+    corner = np.zeros((1, 96, 96), bool)
+    corner[0, 33, 33] = True  # inside the upright square, outside the one turned by 45 degrees
+    assert label_changes(corner, 45) == 1 and label_changes(corner, 90) == 0
+    assert label_changes(np.ones((2, 96, 96), bool), 45, places=3) == 0
+    half = np.zeros((1, 96, 96), bool)
+    half[0, :, :48] = True
+    assert 0 < label_changes(half, 45, places=300) < 0.25
+    assert label_changes(half, 90, places=100) == 0
+    with pytest.raises(ValueError, match=r"shape \(N, 96, 96\)"):
+        label_changes(half[0], 45)

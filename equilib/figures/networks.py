@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import GREEN, GREY, PINK, STYLES, Figure
+from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, STYLES, Figure
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -304,6 +304,66 @@ def curves(
     if all(float(value).is_integer() for value in x):
         ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+    """Test accuracy against the number of training patches: every run a dot, mean and standard deviation a bar.
+
+    Args:
+        accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
+    """
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    ax = figure.subplots()
+    styles = [*STYLES.values(), dict(color=GREEN, marker="^", linestyle="-."), dict(color=PINK, marker="D", linestyle=":")]
+    sizes = sorted({size for row in accuracies.values() for size in row})
+    for index, (style, (name, row)) in enumerate(zip(styles, accuracies.items(), strict=False)):
+        shift = 1.04 ** (index - (len(accuracies) - 1) / 2)  # so that bars at the same size stand side by side
+        values = [100 * np.asarray(row[size]) for size in sorted(row)]
+        spread = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
+        x = np.array(sorted(row)) * shift
+        ax.errorbar(x, [value.mean() for value in values], spread, label=name, capsize=4, markersize=7, **style)
+        for position, value in zip(x, values):
+            ax.plot(np.full(len(value), position * 1.012), value, linestyle="none", marker=".", color=style["color"], alpha=0.6)
+    ax.set(
+        title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)",
+        xlabel="training patches",
+        ylabel="accuracy [%]",
+        xscale="log",
+    )
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def label_window(
+    tumour: np.ndarray, windows: Mapping[str, np.ndarray], angles: Sequence[float], changes: Mapping[str, Sequence[float]]
+) -> Figure:
+    """The square that decides the label, upright and turned, over a tumour; and how many labels change.
+
+    Args:
+        tumour: (96, 96) bool, where the tissue is tumour.
+        windows: two names to (96, 96) bool, the pixels of the window.
+        angles: in degrees.
+        changes: name to the share (0 to 1) of labels that differ from those at 0 degrees, at each angle.
+    """
+    figure = Figure(figsize=(9, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    left.imshow(np.where(tumour, 0.6, 1.0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    handles = []
+    for (name, window), color, line in zip(windows.items(), (ORANGE, BLUE), ("--", "-")):
+        left.contour(window.astype(float), levels=[0.5], colors=[color], linestyles=[line], linewidths=2)
+        handles += left.plot([], [], color=color, linestyle=line, label=name)
+    left.set(title="grey: tumour", xlabel="column [pixels]", ylabel="row [pixels]")
+    left.legend(handles=handles, fontsize=8, loc="upper left")
+    markers = zip((BLUE, ORANGE), ("o", "s"), ("-", "--"))
+    for (color, marker, line), (name, values) in zip(markers, changes.items()):
+        right.plot(angles, 100 * np.asarray(values), color=color, marker=marker, linestyle=line, label=name)
+    right.set(title="Labels that change", xlabel="rotation [degrees]", ylabel="labels that change [%]")
+    right.set_xticks(np.arange(0, max(angles) + 1, 30))
+    right.legend(fontsize=8)
+    figure.suptitle("The window of PCam's label is a square", fontsize=10)
     return figure
 
 

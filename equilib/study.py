@@ -1,0 +1,248 @@
+"""Many trainings of the same kind: mean and spread over seeds, paired differences, and how much of them is chance.
+
+:mod:`equilib.experiment` measures one trained network and writes one JSON; this module reads a folder of them, as
+``benchmarks/grid.py`` writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from equilib.experiment import read_results, shipped_folder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained network and its figures.
+
+    Attributes:
+        network: ``"conventional"``, or the group of the equivariant one.
+        width: multiplier of its channels.
+        patches: of the training split that it saw.
+        seed: of its training.
+        label: what the data was.
+        command: how it was made.
+        figures: see :func:`equilib.experiment.measure`.
+    """
+
+    network: str
+    width: float
+    patches: int
+    seed: int
+    label: str
+    command: str
+    figures: dict
+
+    def correct(self, stage: str = "fp32") -> np.ndarray:
+        """Whether each test patch is classified correctly, (N,) of 0 and 1."""
+        patches = self.figures["per_patch"]
+        return ((np.asarray(patches[stage]) > 0) == (np.asarray(patches["label"]) == 1)).astype(float)
+
+
+def read_run(path: str | Path) -> Run:
+    """The run in one JSON file; raises ValueError where the file is of another kind."""
+    contents = read_results(path)
+    try:
+        figures, config = contents["model"], contents["model"]["config"]
+        network = config["kind"] if config["kind"] == "conventional" else config["network"]["group"]
+        data = contents["data"]
+        return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no run of benchmarks/grid.py: {error} is missing") from error
+
+
+def read_runs(folder: str | Path) -> list[Run]:
+    """All runs in a folder, by network, width, number of patches and seed."""
+    paths = sorted(Path(folder).glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no results; benchmarks/grid.py makes them")
+    return sorted(map(read_run, paths), key=lambda run: (run.network != "conventional", run.network, run.width, run.patches, run.seed))
+
+
+def shipped_runs(name: str = "grid") -> list[Run]:
+    """The runs that come with the project."""
+    return read_runs(shipped_folder(name))
+
+
+def select(runs: Sequence[Run], **values) -> list[Run]:
+    """The runs whose attributes have these values, such as ``network="C4", patches=1000``."""
+    return [run for run in runs if all(getattr(run, name) == value for name, value in values.items())]
+
+
+def cells(runs: Sequence[Run]) -> list[tuple[tuple[str, float, int], list[Run]]]:
+    """Runs that differ in their seed alone, together: ((network, width, patches), runs)."""
+    found: dict[tuple[str, float, int], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.network, run.width, run.patches), []).append(run)
+    return list(found.items())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        mean: over runs.
+        std: standard deviation over runs (NaN for one run).
+        low, high: an interval of 95 % from a bootstrap over runs and test patches.
+        runs: how many there are.
+    """
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    runs: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, from the spread over runs."""
+        return self.std / self.runs**0.5
+
+
+def accuracy(runs: Sequence[Run], stage: str = "fp32") -> Estimate:
+    """Test accuracy (0 to 1) of runs that differ in their seed."""
+    values = np.stack([run.correct(stage) for run in runs])
+    return _estimate(values.mean(1), _bootstrap(values))
+
+
+def advantage(runs: Sequence[Run], baseline: Sequence[Run], stage: str = "fp32") -> Estimate:
+    """Accuracy of some runs minus that of a baseline on the same test patches.
+
+    ``std`` is such that :attr:`Estimate.standard_error` is that of a difference of two independent means.
+    """
+    first, second = (np.stack([run.correct(stage) for run in side]) for side in (runs, baseline))
+    _check_same_patches([*runs, *baseline])
+    # The same patches are drawn for both sides, seeds on their own.
+    difference = _bootstrap(first, draw=0) - _bootstrap(second, draw=1)
+    variance = sum(side.mean(1).var(ddof=1) / len(side) if len(side) > 1 else np.nan for side in (first, second))
+    count = len(first)
+    return Estimate(first.mean() - second.mean(), (variance * count) ** 0.5, *_interval(difference), count)
+
+
+def int8_change(runs: Sequence[Run]) -> Estimate:
+    """INT8 accuracy minus FP32 accuracy, paired over patches and runs."""
+    difference = np.stack([run.correct("int8") - run.correct("fp32") for run in runs])
+    return _estimate(difference.mean(1), _bootstrap(difference))
+
+
+REPEATS = 4000
+
+
+def _bootstrap(values: np.ndarray, *, draw: int = 0) -> np.ndarray:
+    """Means of resampled runs and patches, (REPEATS,): values (runs, patches), both drawn with replacement."""
+    runs, patches = values.shape
+    # Patches come first from a generator of their own: two tables of the same patches then see the same resamples.
+    patch_counts = np.random.default_rng(0).multinomial(patches, np.full(patches, 1 / patches), REPEATS)
+    run_counts = np.random.default_rng((1, draw)).multinomial(runs, np.full(runs, 1 / runs), REPEATS)
+    return np.einsum("bs,sn,bn->b", run_counts, values, patch_counts, optimize=True) / (runs * patches)
+
+
+def _interval(samples: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(samples, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _estimate(means: np.ndarray, samples: np.ndarray) -> Estimate:
+    std = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
+    return Estimate(float(means.mean()), std, *_interval(samples), len(means))
+
+
+def _check_same_patches(runs: Sequence[Run]) -> None:
+    labels = {tuple(run.figures["per_patch"]["label"]) for run in runs}
+    if len(labels) > 1:
+        raise ValueError("the runs were measured on different test patches, so they cannot be compared patch by patch")
+
+
+# --- tables ---
+
+
+def points(estimate: Estimate, *, signed: bool = False) -> str:
+    """An accuracy as text in percentage points: mean ± standard deviation over runs."""
+    sign = "+" if signed else ""
+    spread = f" ± {100 * estimate.std:.1f}" if estimate.runs > 1 else ""
+    return f"{100 * estimate.mean:{sign}.1f}{spread}"
+
+
+def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """A row for each network and number of patches: Table 1 of the paper, on several seeds."""
+    rows = []
+    for (network, width, patches), group in cells(runs):
+        change = int8_change(group)
+        figures = [run.figures for run in group]
+
+        def mean(*keys, figures=figures):
+            return float(np.mean([_dig(entry, keys) for entry in figures]))
+
+        rows.append(
+            {
+                "network": network,
+                "width": f"{width:g}",
+                "parameters": f"{figures[0]['parameters']:,}",
+                "patches": f"{patches:,}",
+                "seeds": str(len(group)),
+                "FP32 [%]": points(accuracy(group)),
+                "INT8 [%]": points(accuracy(group, "int8")),
+                "INT8 − FP32 [points]": f"{100 * change.mean:+.2f} ({100 * change.low:+.2f} to {100 * change.high:+.2f})",
+                "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
+                "AUC": f"{mean('accuracy', 'fp32', 'auc'):.3f}",
+                "cross-entropy": f"{mean('accuracy', 'fp32', 'cross_entropy'):.3f}",
+                "calibration error": f"{mean('accuracy', 'fp32', 'calibration_error'):.3f}",
+            }
+        )
+    return rows
+
+
+def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Each equivariant network minus the conventional one, at each number of patches that both have."""
+    rows = []
+    for (network, width, patches), group in cells(runs):
+        baseline = select(runs, network="conventional", width=width, patches=patches)
+        if network == "conventional" or not baseline:
+            continue
+        found = advantage(group, baseline)
+        error = f"{100 * found.standard_error:.1f}" if found.std == found.std else "unknown: one seed"
+        rows.append(
+            {
+                "network": network,
+                "width": f"{width:g}",
+                "patches": f"{patches:,}",
+                "seeds": f"{len(group)} and {len(baseline)}",
+                "equivariant − conventional [points]": f"{100 * found.mean:+.1f}",
+                "standard error": error,
+                "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
+            }
+        )
+    return rows
+
+
+def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """How much the answer depends on how a patch lies, over the multiples of 30 degrees; mean over runs."""
+    rows = []
+    for (network, width, patches), group in cells(runs):
+        spreads = [run.figures["rotation_spread"] for run in group]
+
+        def mean(stage, value, spreads=spreads):
+            return float(np.mean([entry[stage][value] for entry in spreads]))
+
+        identical = float(np.mean([run.figures["int8_identical_under_quarter_turns"] for run in group]))
+        rows.append(
+            {"network": network, "width": f"{width:g}", "patches": f"{patches:,}"}
+            | {
+                f"{heading} {stage}": f"{100 * mean(stage, 'flips'):.1f} %" if value == "flips" else f"{mean(stage, 'std'):.2f}"
+                for value, heading in (("flips", "class flips,"), ("std", "logit moves,"))
+                for stage in ("fp32", "int8", "fp32, there and back")
+            }
+            | {"INT8 identical at 90°": f"{100 * identical:.1f} %"}
+        )
+    return rows
+
+
+def _dig(entry: dict, keys: Sequence[str]):
+    for key in keys:
+        entry = entry[key]
+    return entry

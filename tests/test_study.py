@@ -1,0 +1,125 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from equilib import study
+
+
+def run(correct, *, int8=None, network="conventional", seed=0, patches=1000, width=0.35):
+    """A run whose every test patch is of class 1, so that its logit difference says whether it is right."""
+    correct = np.asarray(correct, float)
+    accuracy = {"fp32": {"auc": 0.9, "cross_entropy": 0.4, "calibration_error": 0.05}}
+    figures = {
+        "parameters": 100,
+        "accuracy": accuracy,
+        "per_patch": {
+            "label": [1] * len(correct),
+            "fp32": (correct - 0.5).tolist(),
+            "fp32, mean of four rotations": (correct - 0.5).tolist(),
+            "int8": (np.asarray(correct if int8 is None else int8, float) - 0.5).tolist(),
+        },
+        "rotation_spread": {
+            stage: {"flips": 0.1, "std": 0.2, "angles": [30]} for stage in ("fp32", "int8", "fp32, there and back")
+        },
+        "int8_identical_under_quarter_turns": 1.0,
+    }
+    return study.Run(network, width, patches, seed, "made up", "command", figures)
+
+
+def coins(seeds, patches, share, offset=0):
+    rng = np.random.default_rng(offset)
+    return [run(rng.random(patches) < share, seed=seed) for seed in range(seeds)]
+
+
+def test_accuracy_is_the_mean_and_its_spread_that_over_runs():
+    runs = [run([1, 1, 1, 0]), run([1, 1, 0, 0], seed=1)]
+    found = study.accuracy(runs)
+    assert found.mean == pytest.approx(0.625)
+    assert found.std == pytest.approx(0.25 / 2**0.5)
+    assert found.standard_error == pytest.approx(0.125)
+    assert np.isnan(study.accuracy(runs[:1]).std)
+
+
+def test_the_interval_has_the_binomial_width():
+    """One run: only patches are drawn, and the bootstrap must find the standard error of a share."""
+    found = study.accuracy(coins(1, 2000, 0.8))
+    expected = 2 * 1.96 * (found.mean * (1 - found.mean) / 2000) ** 0.5
+    assert found.high - found.low == pytest.approx(expected, rel=0.06)
+    assert found.low < found.mean < found.high
+
+
+def test_a_network_is_no_better_than_itself():
+    runs = coins(1, 500, 0.7)
+    found = study.advantage(runs, runs)
+    # One run and the same patches on both sides: nothing is left to chance.
+    assert (found.mean, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_pairing_takes_the_difficulty_of_patches_out():
+    """Networks that differ on few patches: the interval of the difference is that of these patches."""
+    rng = np.random.default_rng(3)
+    base = (rng.random(2000) < 0.7).astype(float)
+    better = base.copy()
+    better[np.flatnonzero(base == 0)[:40]] = 1
+    found = study.advantage([run(better, network="C4")], [run(base)])
+    assert found.mean == pytest.approx(0.02)
+    assert 0 < found.low < found.high < 0.03
+    unpaired = study.advantage([run(np.random.default_rng(1).permutation(better))], [run(base)])
+    assert unpaired.high - unpaired.low > 3 * (found.high - found.low)
+
+
+def test_the_standard_error_of_a_difference_is_that_of_two_independent_means():
+    first, second = coins(3, 400, 0.8), coins(3, 400, 0.7, offset=1)
+    expected = np.hypot(study.accuracy(first).standard_error, study.accuracy(second).standard_error)
+    found = study.advantage(first, second)
+    assert found.standard_error == pytest.approx(expected)
+    assert found.low < found.mean < found.high
+
+
+def test_runs_on_other_patches_are_not_compared():
+    other = run([1, 0, 1])
+    other.figures["per_patch"]["label"] = [1, 0, 1]
+    with pytest.raises(ValueError, match="different test patches"):
+        study.advantage([other], [run([1, 1, 1])])
+
+
+def test_int8_is_paired_with_its_own_fp32():
+    runs = [run([1, 1, 0, 0], int8=[1, 0, 0, 0]), run([1, 1, 1, 0], int8=[1, 1, 1, 0], seed=1)]
+    found = study.int8_change(runs)
+    assert found.mean == pytest.approx(-0.125)
+    assert found.low <= found.mean <= found.high <= 0
+    unchanged = study.int8_change(coins(2, 50, 0.6))
+    assert (unchanged.mean, unchanged.low, unchanged.high) == (0, 0, 0)
+
+
+def test_tables_name_every_cell_once():
+    runs = [*coins(2, 100, 0.8), *[replace(r, network="C4") for r in coins(2, 100, 0.8, offset=5)]]
+    runs.append(replace(runs[0], network="C4", patches=4000))  # with no conventional run beside it
+    assert [row["network"] for row in study.accuracy_rows(runs)] == ["conventional", "C4", "C4"]
+    assert [(row["network"], row["patches"]) for row in study.advantage_rows(runs)] == [("C4", "1,000")]
+    assert len(study.rotation_rows(runs)) == 3
+    assert study.accuracy_rows(runs)[0]["seeds"] == "2"
+
+
+def test_files_that_are_no_runs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no results"):
+        study.read_runs(tmp_path)
+    (tmp_path / "x.json").write_text(json.dumps({"model": {}}))
+    with pytest.raises(ValueError, match="x.json is no run"):
+        study.read_runs(tmp_path)
+
+
+def test_runs_are_read_in_order(tmp_path):
+    def write(name, kind, patches, seed):
+        figures = run([1, 0]).figures | {"config": {"kind": kind, "network": {"group": "C4", "width": 0.35}}}
+        contents = {"data": {"label": "x", "train": patches}, "seed": seed, "command": "c", "model": figures}
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents))
+
+    write("a", "equivariant", 1000, 0)
+    write("b", "conventional", 4000, 1)
+    write("c", "conventional", 4000, 0)
+    runs = study.read_runs(tmp_path)
+    assert [(r.network, r.patches, r.seed) for r in runs] == [("conventional", 4000, 0), ("conventional", 4000, 1), ("C4", 1000, 0)]
+    assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
