@@ -30,8 +30,8 @@ SEEDS = (0, 1, 2)
 DIVISOR = 12
 # What the search on validation patches picked for each network (benchmarks/search.py).
 RECIPES = {
-    "conventional": {"stain": 0.1, "learning_rate": 1e-2},
-    "equivariant": {"stain": 0.1, "any_angle": True, "learning_rate": 3e-3},
+    "conventional": {"stain": 0.1, "learning_rate": 1e-2, "recalibrate": 512},
+    "equivariant": {"stain": 0.1, "any_angle": True, "learning_rate": 3e-3, "recalibrate": 512},
 }
 
 

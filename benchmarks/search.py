@@ -27,6 +27,12 @@ VARIATIONS = {
     "stain0.1": {"stain": 0.1},
     "stain0.1_any_angle": {"stain": 0.1, "any_angle": True},
     "stain0.1_any_angle_lr1e-2": {"stain": 0.1, "any_angle": True, "learning_rate": 1e-2},
+    # Statistics of batch normalization from patches that were not turned (and so not blurred by interpolation).
+    "stain0.1_any_angle_recalibrated": {"stain": 0.1, "any_angle": True, "recalibrate": 512},
+    "stain0.1_any_angle_recalibrated_lr1e-2": {
+        "stain": 0.1, "any_angle": True, "recalibrate": 512, "learning_rate": 1e-2
+    },
+    "stain0.1_recalibrated_lr1e-2": {"stain": 0.1, "recalibrate": 512, "learning_rate": 1e-2},
     # How much of a difference is chance: two of them again, with another seed.
     "base_seed1": {"seed": 1},
     "stain0.1_any_angle_seed1": {"stain": 0.1, "any_angle": True, "seed": 1},

@@ -33,6 +33,10 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--weight-decay", type=float, default=0.05)
     training.add_argument("--no-augmentation", action="store_true", help="no random rotations by 90 degrees and reflections")
     training.add_argument("--any-angle", action="store_true", help="random rotations by any angle")
+    training.add_argument(
+        "--recalibrate", type=int, default=0, metavar="N",
+        help="before each validation, statistics of batch normalization from N training patches without augmentation",
+    )
     training.add_argument("--stain", type=float, default=0.0, help="random change of the stains, say 0.1 (default: none)")
     training.add_argument("--dropout", type=float, default=0.2, help="before the classifier (default 0.2)")
     training.add_argument("--seed", type=int, default=0)
@@ -182,6 +186,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         weight_decay=options.weight_decay,
         augmentation=not options.no_augmentation,
         any_angle=options.any_angle,
+        recalibrate=options.recalibrate,
         stain=options.stain,
         seed=options.seed,
     )

@@ -9,6 +9,7 @@ quantization needs.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -398,22 +399,24 @@ def build(kind: str, config: MobileNetConfig) -> MobileNetV2 | EquivariantMobile
     return network(config).to(memory_format=torch.channels_last)
 
 
-def estimate_statistics(network: nn.Module, images: Tensor) -> nn.Module:
-    """Set the running statistics of every batch normalization to those of one batch; returns the network, for evaluation.
+def estimate_statistics(network: nn.Module, images: Tensor | Iterable[Tensor]) -> nn.Module:
+    """Set the running statistics of every batch normalization to those of these images; returns the network, for evaluation.
 
     A fresh network's running statistics (mean 0, variance 1) are far from its activations', which then fade from layer to
-    layer in evaluation mode.  Anything measured on an untrained network needs this first.
+    layer in evaluation mode: anything measured on an untrained network needs this first.  And those of a trained network
+    are of augmented patches, and lag behind its weights (Wu and Johnson 2021, section 3).
 
     Args:
-        images: (B, 3, n, n), normalised; a few dozen.
+        images: (B, 3, n, n), normalised, a few dozen; or batches of them, whose means and variances are averaged.
     """
     norms = [module for module in network.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     try:
-        for norm in norms:
-            norm.momentum = 1.0
         with torch.no_grad():
-            network.train()(images)
+            for count, batch in enumerate([images] if isinstance(images, Tensor) else images, start=1):
+                for norm in norms:
+                    norm.momentum = 1 / count
+                network.train()(batch)
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

@@ -27,12 +27,22 @@ from torch.utils.data import DataLoader, Sampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from equilib.mobilenet import KINDS, MobileNetConfig, build
-from equilib.pcam import Patches, augment, collate, crop, normalize, shuffled_order, turn_any_angle, vary_stain
+from equilib.mobilenet import KINDS, MobileNetConfig, build, estimate_statistics
+from equilib.pcam import (
+    Patches,
+    augment,
+    collate,
+    crop,
+    network_inputs,
+    normalize,
+    shuffled_order,
+    turn_any_angle,
+    vary_stain,
+)
 
 
 # Options that earlier versions did not know, and what they did then.
-ADDED_LATER = {"any_angle": False, "stain": 0.0}
+ADDED_LATER = {"any_angle": False, "stain": 0.0, "recalibrate": 0}
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class TrainConfig:
         augmentation: random 90-degree rotations and reflections.
         any_angle: random rotations by any angle beside them (:func:`equilib.pcam.turn_any_angle`).
         stain: strength of the random change of stains (:func:`equilib.pcam.vary_stain`); 0 for none.
+        recalibrate: before each validation, set the statistics of batch normalization to those of this many training
+            patches without augmentation; 0 keeps the moving average over augmented ones.
         seed: of initialisation, order, augmentation and dropout.
     """
 
@@ -64,13 +76,14 @@ class TrainConfig:
     augmentation: bool = True
     any_angle: bool = False
     stain: float = 0.0
+    recalibrate: int = 0
     seed: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "data", str(self.data))
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
-        for name in ("seed", "weight_decay", "stain"):
+        for name in ("seed", "weight_decay", "stain", "recalibrate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -212,6 +225,16 @@ class PatchClassifier(lightning.LightningModule):
         self.train_loss.update(loss.detach(), len(labels))
         self.train_accuracy.update(logits.detach(), labels)
         return loss
+
+    def on_validation_start(self):
+        if self.config.recalibrate:
+            patches = self.trainer.datamodule.train_patches
+            count, size = min(self.config.recalibrate, len(patches)), self.config.batch_size
+            # Every process takes the same patches, so that their networks stay equal.
+            starts = range(0, count, size)
+            indices = (range(start, min(start + size, count)) for start in starts)
+            batches = (network_inputs(patches, some, self.config.network.input_size).to(self.device) for some in indices)
+            estimate_statistics(self.network, batches)
 
     def validation_step(self, batch, index):
         images, labels = batch

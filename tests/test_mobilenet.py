@@ -142,3 +142,17 @@ def test_configuration_round_trip(small):
     import json
 
     assert MobileNetConfig(**json.loads(json.dumps(small.to_dict()))) == small
+
+
+def test_statistics_of_batches_are_the_mean_of_those_of_each():
+    images = torch.randn(12, 3, 95, 95)
+    config = MobileNetConfig(width=0.35, group="C4", dropout=0.0)
+    network = build("equivariant", config)
+    parts = []
+    for batch in images.split(4):
+        norm = estimate_statistics(network, batch).features.stem.norm
+        parts.append((norm.running_mean.clone(), norm.running_var.clone()))
+    norm = estimate_statistics(network, images.split(4)).features.stem.norm
+    mean, variance = (torch.stack(values).mean(0) for values in zip(*parts))
+    assert torch.allclose(norm.running_mean, mean, atol=1e-6) and torch.allclose(norm.running_var, variance, rtol=1e-5)
+    assert norm.momentum == 0.1 and not network.training

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import h5py
@@ -15,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from equilib.mobilenet import MobileNetConfig
-from equilib.pcam import split_path
-from equilib.training import TrainConfig, load_network, seeded, train
+from equilib.mobilenet import MobileNetConfig, estimate_statistics
+from equilib.pcam import Patches, network_inputs, split_path
+from equilib.training import ADDED_LATER, TrainConfig, load_network, seeded, train
 
 OPTIONS = ["--width", "0.35", "--group", "C4", "--epochs", "4", "--batch-size", "16", "--threads", "1", "--no-progress",
            "--accelerator", "cpu", "--seed", "3"]
@@ -228,7 +229,7 @@ def test_compilation_and_precision_are_options(data, tmp_path, monkeypatch):
 
 def test_options_of_later_versions_leave_earlier_runs_their_names(tmp_path):
     config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data="data")
-    # Of the version that did not know any_angle and stain: cached runs are found by it.
+    # Of the version that did not know the later options: cached runs are found by it.
     assert config.fingerprint == "02844a10"
     assert replace(config, stain=0.1).fingerprint != config.fingerprint != replace(config, any_angle=True).fingerprint
 
@@ -238,7 +239,7 @@ def test_a_run_of_an_earlier_version_continues_and_one_of_a_later_is_refused(tra
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
     written = json.loads((copied / "config.json").read_text())
-    old = {key: value for key, value in written.items() if key not in ("any_angle", "stain")}
+    old = {key: value for key, value in written.items() if key not in ADDED_LATER}
     (copied / "config.json").write_text(json.dumps(old))
     assert train(config, copied, accelerator="cpu", devices=1).history == result.history
     (copied / "config.json").write_text(json.dumps(written | {"mixup": 0.2}))
@@ -254,14 +255,31 @@ def test_every_augmentation_reaches_the_network(trained, tmp_path, change):
     assert other.history[0]["train_loss"] != same.history[0]["train_loss"]
 
 
+def test_statistics_are_those_of_patches_without_augmentation(trained, tmp_path):
+    """…as they go in deployment; and that changes nothing but the validation."""
+    config, _, result = trained
+    config = replace(config, epochs=2)
+    usual, ours = (
+        train(replace(config, recalibrate=count), tmp_path / str(count), accelerator="cpu", devices=1) for count in (0, 40)
+    )
+    assert [row["train_loss"] for row in ours.history] == [row["train_loss"] for row in usual.history]
+    assert [row["valid_loss"] for row in ours.history] != [row["valid_loss"] for row in usual.history]
+    network = deepcopy(ours.network)
+    patches = Patches(config.data, "train")
+    batches = [network_inputs(patches, indices, 95) for indices in (range(16), range(16, 32), range(32, 40))]
+    again = estimate_statistics(network, batches).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in ours.network.state_dict().items())
+
+
 def test_the_command_line_passes_every_option_on(data, tmp_path, monkeypatch):
     from equilib import __main__ as cli
     from equilib import training
 
     seen = {}
     monkeypatch.setattr(training, "train", lambda config, *rest, **options: seen.update(config=config) or (_ for _ in ()).throw(ValueError("enough")))
-    given = ["--any-angle", "--stain", "0.2", "--dropout", "0.4", "--input-size", "96", "--strided-padding", "1", "--allow-inexact"]
+    given = ["--recalibrate", "64", "--any-angle", "--stain", "0.2", "--dropout", "0.4", "--input-size", "96", "--strided-padding", "1", "--allow-inexact"]
     assert cli.main(["train", "equivariant", "--folder", str(tmp_path), "--data", str(data), *given]) != 0
     config = seen["config"]
     assert (config.any_angle, config.stain, config.network.dropout) == (True, 0.2, 0.4)
+    assert config.recalibrate == 64
     assert (config.network.input_size, config.network.strided_padding, config.network.allow_inexact) == (96, 1, True)
