@@ -9,20 +9,15 @@ import torch
 from timing import interleaved
 
 from equilib import figures, widgets
-from equilib.fields import Group, tissue_photograph
+from equilib.fields import tissue_photograph
 from equilib.filters import atoms
-from equilib.layers import SteerableConv
 
 
 def explorers() -> dict:
     """Figure's name to a function that makes the widget, as large as in the notebooks."""
     chosen = atoms(9)
     coefficients = torch.randn(len(chosen), dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
-    lift = SteerableConv(Group.parse("C12"), 3, 12, 7, image_input=True)
-    networks = {
-        "equivariant": lambda x: torch.nn.functional.conv2d(x, lift.filter()).relu(),
-        "plain": torch.nn.Sequential(torch.nn.Conv2d(3, 12, 7), torch.nn.ReLU()),
-    }
+    networks = widgets.one_layer_networks("C12")
     return {
         "turning_field": lambda: widgets.turning_field(tissue_photograph(95), networks, "C12"),
         "steered_filter": lambda: widgets.steered_filter(chosen, coefficients, 9),
@@ -64,12 +59,12 @@ def redraw(quick: bool) -> list[dict]:
         with recorded(name) as seen:
             explorer = make()
             control = next(iter(explorer.controls.values()))
-            ticks = [control.min + control.step * i for i in range(int((control.max - control.min) / control.step) + 1)]
+            ticks = widgets.values_of(control)
             state = {"tick": 0}
 
             def tick(control=control, ticks=ticks, state=state):
                 state["tick"] += 1
-                control.value = type(control.value)(ticks[state["tick"] % len(ticks)])
+                control.value = ticks[state["tick"] % len(ticks)]
 
             def anew(seen=seen):
                 live = seen["make"]()

@@ -146,21 +146,13 @@ def animation(path: str | Path) -> None:
     """The README's picture: the widget of notebook 01 as an animated GIF, a frame for each rotation of C12."""
     import io
 
-    import torch
     from PIL import Image
 
     from equilib.fields import Group, tissue_photograph
-    from equilib.layers import SteerableConv
-    from equilib.widgets import turning_field
+    from equilib.widgets import one_layer_networks, turning_field
 
-    torch.manual_seed(0)
     group = Group.parse("C12")
-    lift = SteerableConv(group, 3, 12, 7, image_input=True)
-    networks = {
-        "equivariant": lambda x: torch.conv2d(x, lift.filter()).relu(),
-        "plain": torch.nn.Sequential(torch.nn.Conv2d(3, 12, 7), torch.nn.ReLU()),
-    }
-    explorer = turning_field(tissue_photograph(95), networks, group, degrees=0)
+    explorer = turning_field(tissue_photograph(95), one_layer_networks(group), group, degrees=0)
     frames = []
     for step in range(group.rotations):
         explorer.controls["degrees"].value = step * group.step

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -339,9 +340,11 @@ def write_rows(path: Path, columns, rows) -> None:
 
 
 def write_json(path: Path, values: dict) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all; lists of numbers take one line."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[\n\s+([^][{}\"]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    temporary.write_text(text + "\n")
     os.replace(temporary, path)
 
 

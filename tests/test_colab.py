@@ -6,13 +6,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import served
 
 from equilib import notebooks as course
 
@@ -48,10 +46,8 @@ def colab(tmp_path_factory):
     assert result.returncode == 0, result.stderr
     serve_repository(folder)
     clone = folder / "served" / "equilib"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=clone.parent))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, python, f"http://127.0.0.1:{server.server_port}/equilib"
-    server.shutdown()
+    with served(clone.parent) as address:
+        yield folder, python, f"{address}/equilib"
 
 
 def serve_repository(folder):
@@ -66,11 +62,6 @@ def serve_repository(folder):
         subprocess.run([*git, *command], cwd=work, check=True)
     subprocess.run(["git", "clone", "--quiet", "--bare", work, folder / "served" / "equilib"], check=True)
     subprocess.run(["git", "update-server-info"], cwd=folder / "served" / "equilib", check=True)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
 
 
 def versions(python, *names):

@@ -148,19 +148,6 @@ def test_the_hash_widget_tells_identical_from_different():
     assert len(pictures) == 8
 
 
-def random_networks():
-    """An equivariant and a plain network from pictures to one field of C4."""
-    from equilib.fields import Group
-    from equilib.layers import SteerableConv
-
-    torch.manual_seed(0)
-    lift = SteerableConv(Group.parse("C4"), 3, 4, 5, image_input=True)
-    return {
-        "equivariant": lambda x: torch.nn.functional.conv2d(x, lift.filter()).relu(),
-        "plain": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 5), torch.nn.ReLU()),
-    }
-
-
 def live_widgets():
     """The sliders of notebooks 01 to 03, small ones."""
     from equilib.fields import tissue_photograph
@@ -169,7 +156,7 @@ def live_widgets():
     chosen = atoms(5)
     coefficients = torch.randn(len(chosen), dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
     return {
-        "turning_field": lambda: widgets.turning_field(tissue_photograph(33), random_networks(), "C4"),
+        "turning_field": lambda: widgets.turning_field(tissue_photograph(33), widgets.one_layer_networks("C4", 5), "C4"),
         "steered_filter": lambda: widgets.steered_filter(chosen, coefficients, 5),
         "cutoff_errors": lambda: widgets.cutoff_errors("C12", 3),
         "aliases": lambda: widgets.aliases(3),
@@ -209,7 +196,7 @@ def test_live_widgets_over_their_whole_range(name):
 def test_the_turning_widget_measures_what_it_shows():
     from equilib.fields import tissue_photograph
 
-    explorer = widgets.turning_field(tissue_photograph(33), random_networks(), "C4")
+    explorer = widgets.turning_field(tissue_photograph(33), widgets.one_layer_networks("C4", 5), "C4")
     seen = {}
     original = explorer.draw
 

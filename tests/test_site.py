@@ -2,12 +2,10 @@
 
 import os
 import re
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import nbformat
 import pytest
+from conftest import served
 from test_browser import ROOT, browser  # noqa: F401 (a fixture)
 
 from equilib import site
@@ -40,11 +38,6 @@ def test_links_lead_to_pages_or_to_the_repository():
     assert f"({address}/blob/main/notebooks/03_y.ipynb)" in out
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "site"
@@ -52,10 +45,8 @@ def pages(tmp_path_factory):
         patch.setenv("EQUILIB_BUDGET", "smoke")
         site.build([ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES], folder)
         assert "EQUILIB_FRAMES" not in os.environ
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(folder) as address:
+        yield address
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import torch
 
 from equilib.mobilenet import MobileNetConfig, estimate_statistics
 from equilib.pcam import Patches, network_inputs, split_path
-from equilib.training import ADDED_LATER, TrainConfig, load_network, seeded, train
+from equilib.training import ADDED_LATER, TrainConfig, load_network, seeded, train, write_json
 
 OPTIONS = ["--width", "0.35", "--group", "C4", "--epochs", "4", "--batch-size", "16", "--threads", "1", "--no-progress",
            "--accelerator", "cpu", "--seed", "3"]
@@ -283,3 +283,10 @@ def test_the_command_line_passes_every_option_on(data, tmp_path, monkeypatch):
     assert (config.any_angle, config.stain, config.network.dropout) == (True, 0.2, 0.4)
     assert config.recalibrate == 64
     assert (config.network.input_size, config.network.strided_padding, config.network.allow_inexact) == (96, 1, True)
+
+
+def test_json_comes_back_and_lists_of_numbers_take_one_line(tmp_path):
+    values = {"a": [1, 2.5, -3e-7], "b": [], "c": ["x, [1]", "\n"], "d": [{"e": [1, 2]}, [[3], [4, 5]]], "f": None}
+    write_json(tmp_path / "x.json", values)
+    assert json.loads((tmp_path / "x.json").read_text()) == values
+    assert '"a": [1, 2.5, -3e-07],' in (tmp_path / "x.json").read_text()

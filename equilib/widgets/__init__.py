@@ -4,8 +4,8 @@ Every widget starts at a teaching default.  Its PNG goes into the notebook besid
 a kernel (on a code host, or in a printed page) sees it.
 """
 
-from equilib.widgets.explorer import Explorer
-from equilib.widgets.fields import turning_field
+from equilib.widgets.explorer import Explorer, values_of
+from equilib.widgets.fields import one_layer_networks, turning_field
 from equilib.widgets.filters import aliases, cutoff_errors, steered_filter
 from equilib.widgets.grids import plan, sampling
 from equilib.widgets.networks import (

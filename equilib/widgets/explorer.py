@@ -62,7 +62,7 @@ class Explorer(ipywidgets.VBox):
             ``pictures``: PNG files, the last control's value changing fastest.
         """
         before = self.values
-        values = {name: list(self.shown.get(name, _values(control))) for name, control in self.controls.items()}
+        values = {name: list(self.shown.get(name, values_of(control))) for name, control in self.controls.items()}
         for name, value in before.items():
             if value not in values[name]:
                 values[name] = sorted([*values[name], value])
@@ -95,7 +95,7 @@ class Explorer(ipywidgets.VBox):
         return data, metadata
 
 
-def _values(control: ipywidgets.Widget) -> list:
+def values_of(control: ipywidgets.Widget) -> list:
     """All values of a slider or a choice."""
     if hasattr(control, "options"):
         return [option[1] if isinstance(option, tuple) else option for option in control.options]

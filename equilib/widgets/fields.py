@@ -11,7 +11,24 @@ from torch import Tensor
 from equilib import figures
 from equilib.equivariance import Model, run_model
 from equilib.fields import Group, disc_mask, rotate, rotate_field
+from equilib.layers import SteerableConv
 from equilib.widgets.explorer import Explorer
+
+
+def one_layer_networks(group: Group | str, size: int = 7, *, seed: int = 0) -> dict[str, Model]:
+    """The smallest pair for :func:`turning_field`: one layer with one field, equivariant or not, with random filters.
+
+    Args:
+        group: of the equivariant layer; the plain one has as many channels.
+        size: of the filters, in pixels.
+        seed: of the filters.
+    """
+    group = Group.parse(group)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lift = SteerableConv(group, 3, group.order, size, image_input=True)
+        plain = torch.nn.Sequential(torch.nn.Conv2d(3, group.order, size), torch.nn.ReLU())
+    return {"equivariant": lambda x: torch.nn.functional.conv2d(x, lift.filter()).relu(), "plain": plain}
 
 
 def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group | str, *, degrees: int | None = None) -> Explorer:
