@@ -48,7 +48,7 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     assert {row["model"] for row in experiment.table(contents)} == {"conventional", "equivariant"}
     for figures in contents["models"].values():
         assert set(figures["accuracy"]) == {
-            "fp32", "fp32 equalized", "fp32 equalized and absorbed", "int8 naive, simulated", "int8 simulated", "int8"
+            "fp32", "fp32, mean of four rotations", "fp32 equalized", "fp32 equalized and absorbed", "int8 naive, simulated", "int8 simulated", "int8"
         }
         assert [e["degrees"] for e in figures["interpolation_control"]] == [30, 60]
     # A second call finds both runs finished and writes the same figures.

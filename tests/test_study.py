@@ -123,3 +123,18 @@ def test_runs_are_read_in_order(tmp_path):
     runs = study.read_runs(tmp_path)
     assert [(r.network, r.patches, r.seed) for r in runs] == [("conventional", 4000, 0), ("conventional", 4000, 1), ("C4", 1000, 0)]
     assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
+
+
+def test_the_learning_curve_shows_mean_spread_and_every_run():
+    from equilib import figures
+
+    figure = figures.learning_curve({"conventional": {1000: [0.7, 0.8], 4000: [0.9]}, "C4": {1000: [0.6, 0.7, 0.8]}})
+    (ax,) = figure.axes
+    means = {container.get_label(): container.lines[0].get_ydata() for container in ax.containers}
+    assert means["conventional"] == pytest.approx([75, 90]) and means["C4"] == pytest.approx([70])
+    bars = {c.get_label(): [s[:, 1] for s in c.lines[2][0].get_segments()] for c in ax.containers}
+    assert np.diff(bars["conventional"][0]) == pytest.approx(2 * 100 * 0.1 / 2**0.5)
+    assert np.diff(bars["conventional"][1]) == pytest.approx(0), "one run has no spread"
+    dots = sorted(y for line in ax.lines if line.get_marker() == "." for y in line.get_ydata())
+    assert dots == pytest.approx([60, 70, 70, 80, 80, 90])
+    assert "training patches" in repr(figure)
