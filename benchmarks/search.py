@@ -25,17 +25,19 @@ VARIATIONS = {
     "base": {},
     "no_augmentation": {"augmentation": False},
     "stain0.1": {"stain": 0.1},
-    "stain0.1_any_angle": {"stain": 0.1, "any_angle": True},
-    "stain0.1_any_angle_lr1e-2": {"stain": 0.1, "any_angle": True, "learning_rate": 1e-2},
+    "stain0.1_any_angle": {"stain": 0.1, "any_angle": 1.0},
+    "stain0.1_any_angle_lr1e-2": {"stain": 0.1, "any_angle": 1.0, "learning_rate": 1e-2},
     # Statistics of batch normalization from patches that were not turned (and so not blurred by interpolation).
-    "stain0.1_any_angle_recalibrated": {"stain": 0.1, "any_angle": True, "recalibrate": 512},
+    "stain0.1_any_angle_recalibrated": {"stain": 0.1, "any_angle": 1.0, "recalibrate": 512},
     "stain0.1_any_angle_recalibrated_lr1e-2": {
-        "stain": 0.1, "any_angle": True, "recalibrate": 512, "learning_rate": 1e-2
+        "stain": 0.1, "any_angle": 1.0, "recalibrate": 512, "learning_rate": 1e-2
     },
     "stain0.1_recalibrated_lr1e-2": {"stain": 0.1, "recalibrate": 512, "learning_rate": 1e-2},
+    # Half of the patches are not turned, and stay sharp.
+    "stain0.1_any_angle0.5_recalibrated": {"stain": 0.1, "any_angle": 0.5, "recalibrate": 512},
     # How much of a difference is chance: two of them again, with another seed.
     "base_seed1": {"seed": 1},
-    "stain0.1_any_angle_seed1": {"stain": 0.1, "any_angle": True, "seed": 1},
+    "stain0.1_any_angle_seed1": {"stain": 0.1, "any_angle": 1.0, "seed": 1},
     "stain0.1_lr1e-3": {"stain": 0.1, "learning_rate": 1e-3},
     "stain0.1_lr1e-2": {"stain": 0.1, "learning_rate": 1e-2},
     "stain0.1_dropout0.5": {"stain": 0.1, "dropout": 0.5},

@@ -32,7 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--learning-rate", type=float, default=1e-3)
     training.add_argument("--weight-decay", type=float, default=0.05)
     training.add_argument("--no-augmentation", action="store_true", help="no random rotations by 90 degrees and reflections")
-    training.add_argument("--any-angle", action="store_true", help="random rotations by any angle")
+    training.add_argument(
+        "--any-angle", type=float, nargs="?", const=1.0, default=0.0, metavar="SHARE",
+        help="turn all patches, or this share of them, by a random angle",
+    )
     training.add_argument(
         "--recalibrate", type=int, default=0, metavar="N",
         help="before each validation, statistics of batch normalization from N training patches without augmentation",

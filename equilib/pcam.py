@@ -193,17 +193,23 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return result
 
 
-def turn_any_angle(images: Tensor, generator: torch.Generator) -> Tensor:
+def turn_any_angle(images: Tensor, generator: torch.Generator, share: float = 1.0) -> Tensor:
     """A random rotation by any angle for each patch, interpolated bilinearly; for networks that see the disc only.
+
+    Interpolation blurs, so a network that sees turned patches alone never sees a sharp one.
 
     Args:
         images: (B, C, n, n), uint8 or float32; pixels from outside the picture repeat its edge.
         generator: on the CPU; decides alone.
+        share: of the patches that are turned, between 0 and 1; the others stay as they are.
 
     Returns:
         Float32, same shape and scale.
     """
-    angle = (2 * torch.pi * torch.rand(len(images), generator=generator)).to(images.device)
+    angle = 2 * torch.pi * torch.rand(len(images), generator=generator)
+    if share < 1:
+        angle[torch.rand(len(images), generator=generator) >= share] = 0
+    angle = angle.to(images.device)
     zero = torch.zeros_like(angle)
     rows = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], dim=1)
     grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)

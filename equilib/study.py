@@ -198,25 +198,31 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Each equivariant network minus the conventional one, at each number of patches that both have."""
+    """Each equivariant network minus each conventional one that it can be compared with, at each number of patches.
+
+    Comparable are networks of the same channels (so of the same cost), and of the same parameters (to within 30 %).
+    """
     rows = []
     for (network, width, patches), group in cells(runs):
-        baseline = select(runs, network="conventional", width=width, patches=patches)
-        if network == "conventional" or not baseline:
+        if network == "conventional":
             continue
-        found = advantage(group, baseline)
-        error = f"{100 * found.standard_error:.1f}" if found.std == found.std else "unknown: one seed"
-        rows.append(
-            {
-                "network": network,
-                "width": f"{width:g}",
-                "patches": f"{patches:,}",
-                "seeds": f"{len(group)} and {len(baseline)}",
-                "equivariant − conventional [points]": f"{100 * found.mean:+.1f}",
-                "standard error": error,
-                "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
-            }
-        )
+        for (_, other_width, _), baseline in cells(select(runs, network="conventional", patches=patches)):
+            ratio = baseline[0].figures["parameters"] / group[0].figures["parameters"]
+            if other_width != width and not 1 / 1.3 < ratio < 1.3:
+                continue
+            found = advantage(group, baseline)
+            error = f"{100 * found.standard_error:.1f}" if found.std == found.std else "unknown: one seed"
+            rows.append(
+                {
+                    "patches": f"{patches:,}",
+                    "equivariant": f"{network}, width {width:g}",
+                    "conventional": f"width {other_width:g}: same {'channels' if other_width == width else 'parameters'}",
+                    "seeds": f"{len(group)} and {len(baseline)}",
+                    "equivariant − conventional [points]": f"{100 * found.mean:+.1f}",
+                    "standard error": error,
+                    "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
+                }
+            )
     return rows
 
 

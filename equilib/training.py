@@ -43,7 +43,7 @@ from equilib.pcam import (
 
 
 # Options that earlier versions did not know, and what they did then.
-ADDED_LATER = {"any_angle": False, "stain": 0.0, "recalibrate": 0}
+ADDED_LATER = {"any_angle": 0.0, "stain": 0.0, "recalibrate": 0}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class TrainConfig:
         epochs, batch_size: batch size is per process.
         learning_rate, weight_decay: of AdamW, with a one-cycle schedule; biases and norms are not decayed.
         augmentation: random 90-degree rotations and reflections.
-        any_angle: random rotations by any angle beside them (:func:`equilib.pcam.turn_any_angle`).
+        any_angle: share of the patches that are also turned by a random angle (:func:`equilib.pcam.turn_any_angle`).
         stain: strength of the random change of stains (:func:`equilib.pcam.vary_stain`); 0 for none.
         recalibrate: before each validation, set the statistics of batch normalization to those of this many training
             patches without augmentation; 0 keeps the moving average over augmented ones.
@@ -75,7 +75,7 @@ class TrainConfig:
     learning_rate: float = 3e-3
     weight_decay: float = 0.05
     augmentation: bool = True
-    any_angle: bool = False
+    any_angle: float = 0.0
     stain: float = 0.0
     recalibrate: int = 0
     seed: int = 0
@@ -84,9 +84,11 @@ class TrainConfig:
         object.__setattr__(self, "data", str(self.data))
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
-        for name in ("seed", "weight_decay", "stain", "recalibrate"):
+        for name in ("seed", "weight_decay", "any_angle", "stain", "recalibrate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.any_angle > 1:
+            raise ValueError(f"any_angle is a share between 0 and 1, got {self.any_angle}")
         for name in ("epochs", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -218,7 +220,7 @@ class PatchClassifier(lightning.LightningModule):
         if self.config.augmentation:
             images = augment(images, generator)
         if self.config.any_angle:
-            images = turn_any_angle(images, generator)
+            images = turn_any_angle(images, generator, self.config.any_angle)
         if self.config.stain:
             images = vary_stain(images, self.config.stain, generator)
         logits = self.network(normalize(images))

@@ -75,7 +75,8 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
         network = one.config("data").network
         channels = tuple(block.outputs for block in network.blocks)
         cells.setdefault((one.width, one.patches, one.seed), []).append((one.epochs, channels))
-    assert all(len(cell) == 3 and len(set(cell)) == 1 for cell in cells.values())
+    sizes = {width: {len(cell) for (w, *_), cell in cells.items() if w == width} for width, *_ in cells}
+    assert sizes == {0.35: {3}, 1.0: {3}, grid.NARROW: {1}} and all(len(set(cell)) == 1 for cell in cells.values())
 
 
 def test_the_search_gives_both_networks_the_same_variations():

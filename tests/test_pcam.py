@@ -283,3 +283,10 @@ def test_label_changes():
     assert label_changes(half, 90, places=100) == 0
     with pytest.raises(ValueError, match=r"shape \(N, 96, 96\)"):
         label_changes(half[0], 45)
+
+
+def test_a_share_of_the_patches_is_turned_and_the_others_are_untouched():
+    images = torch.rand(400, 1, 15, 15)
+    turned = turn_any_angle(images, torch.Generator().manual_seed(0), 0.25)
+    same = (turned - images).abs().amax((1, 2, 3)) < 1e-5
+    assert 0.65 < same.double().mean() < 0.85

@@ -98,7 +98,12 @@ def test_tables_name_every_cell_once():
     runs = [*coins(2, 100, 0.8), *[replace(r, network="C4") for r in coins(2, 100, 0.8, offset=5)]]
     runs.append(replace(runs[0], network="C4", patches=4000))  # with no conventional run beside it
     assert [row["network"] for row in study.accuracy_rows(runs)] == ["conventional", "C4", "C4"]
-    assert [(row["network"], row["patches"]) for row in study.advantage_rows(runs)] == [("C4", "1,000")]
+    assert [(row["equivariant"], row["patches"]) for row in study.advantage_rows(runs)] == [("C4, width 0.35", "1,000")]
+    narrow = run(coins(1, 100, 0.7)[0].correct(), width=0.15)
+    same = {row["conventional"] for row in study.advantage_rows([*runs, narrow])}
+    assert same == {"width 0.15: same parameters", "width 0.35: same channels"}
+    narrow.figures["parameters"] = 200  # too many to be comparable
+    assert len(study.advantage_rows([*runs, narrow])) == 1
     assert len(study.rotation_rows(runs)) == 3
     assert study.accuracy_rows(runs)[0]["seeds"] == "2"
 

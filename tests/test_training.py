@@ -231,7 +231,7 @@ def test_options_of_later_versions_leave_earlier_runs_their_names(tmp_path):
     config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data="data")
     # Of the version that did not know the later options: cached runs are found by it.
     assert config.fingerprint == "02844a10"
-    assert replace(config, stain=0.1).fingerprint != config.fingerprint != replace(config, any_angle=True).fingerprint
+    assert replace(config, stain=0.1).fingerprint != config.fingerprint != replace(config, any_angle=1.0).fingerprint
 
 
 def test_a_run_of_an_earlier_version_continues_and_one_of_a_later_is_refused(trained, tmp_path):
@@ -247,7 +247,7 @@ def test_a_run_of_an_earlier_version_continues_and_one_of_a_later_is_refused(tra
         train(config, copied, accelerator="cpu", devices=1)
 
 
-@pytest.mark.parametrize("change", [{"stain": 0.3}, {"any_angle": True}, {"augmentation": False}])
+@pytest.mark.parametrize("change", [{"stain": 0.3}, {"any_angle": 1.0}, {"augmentation": False}])
 def test_every_augmentation_reaches_the_network(trained, tmp_path, change):
     config, _, result = trained
     other = train(replace(config, epochs=1, **change), tmp_path / "run", accelerator="cpu", devices=1)
@@ -280,9 +280,15 @@ def test_the_command_line_passes_every_option_on(data, tmp_path, monkeypatch):
     given = ["--recalibrate", "64", "--any-angle", "--stain", "0.2", "--dropout", "0.4", "--input-size", "96", "--strided-padding", "1", "--allow-inexact"]
     assert cli.main(["train", "equivariant", "--folder", str(tmp_path), "--data", str(data), *given]) != 0
     config = seen["config"]
-    assert (config.any_angle, config.stain, config.network.dropout) == (True, 0.2, 0.4)
+    assert (config.any_angle, config.stain, config.network.dropout) == (1.0, 0.2, 0.4)
     assert config.recalibrate == 64
     assert (config.network.input_size, config.network.strided_padding, config.network.allow_inexact) == (96, 1, True)
+
+
+def test_shares_are_shares():
+    with pytest.raises(ValueError, match="any_angle is a share between 0 and 1, got 1.5"):
+        TrainConfig("equivariant", any_angle=1.5)
+    assert TrainConfig("equivariant", any_angle=True) == TrainConfig("equivariant", any_angle=1.0), "as it was written once"
 
 
 def test_json_comes_back_and_lists_of_numbers_take_one_line(tmp_path):
