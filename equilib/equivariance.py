@@ -158,11 +158,13 @@ class RotationSpread:
         flips: share of patches and angles whose class differs from that of the unrotated patch.
         std: standard deviation over the angles (0 among them) of a patch's logit difference (second minus first),
             root mean square over patches, in standard deviations of that difference over the unrotated patches.
+        flips_by_angle: the share of patches whose class differs, at each angle.
     """
 
     angles: tuple[float, ...]
     flips: float
     std: float
+    flips_by_angle: tuple[float, ...]
 
 
 def rotation_spread(
@@ -179,9 +181,9 @@ def rotation_spread(
     if logits.shape[2:] != (2,):
         raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape[1:])}")
     difference = logits[..., 1] - logits[..., 0]
-    flips = ((difference[1:] > 0) != (difference[0] > 0)).double().mean().item()
+    flips = ((difference[1:] > 0) != (difference[0] > 0)).double().mean(1)
     spread = difference.var(0, correction=0).mean().sqrt() / difference[0].std()
-    return RotationSpread(angles, flips, spread.item())
+    return RotationSpread(angles, flips.mean().item(), spread.item(), tuple(flips.tolist()))
 
 
 def answers_by_angle(

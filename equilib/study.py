@@ -227,23 +227,34 @@ def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """How much the answer depends on how a patch lies, over the multiples of 30 degrees; mean over runs."""
+    """How much the answer depends on how a patch lies: at quarter turns and at the other multiples of 30 degrees.
+
+    Means over runs.  «control» rotates there and back again, which interpolates twice and turns nothing.
+    """
+    stages = {"FP32": "fp32", "INT8": "int8", "control": "fp32, there and back"}
     rows = []
     for (network, width, patches), group in cells(runs):
         spreads = [run.figures["rotation_spread"] for run in group]
 
-        def mean(stage, value, spreads=spreads):
-            return float(np.mean([entry[stage][value] for entry in spreads]))
+        def flips(stage, quarter, spreads=spreads):
+            chosen = [
+                share
+                for entry in spreads
+                for angle, share in zip(entry[stage]["angles"], entry[stage]["flips_by_angle"], strict=True)
+                if (angle % 90 == 0) == quarter
+            ]
+            return f"{100 * np.mean(chosen):.1f} %"
 
         identical = float(np.mean([run.figures["int8_identical_under_quarter_turns"] for run in group]))
         rows.append(
-            {"network": network, "width": f"{width:g}", "patches": f"{patches:,}"}
+            {"network": f"{network}, width {width:g}", "patches": f"{patches:,}"}
+            | {f"flips at quarter turns, {name}": flips(stage, True) for name, stage in stages.items() if name != "control"}
+            | {f"flips between, {name}": flips(stage, False) for name, stage in stages.items()}
             | {
-                f"{heading} {stage}": f"{100 * mean(stage, 'flips'):.1f} %" if value == "flips" else f"{mean(stage, 'std'):.2f}"
-                for value, heading in (("flips", "class flips,"), ("std", "logit moves,"))
-                for stage in ("fp32", "int8", "fp32, there and back")
+                f"logit moves, {name}": f"{np.mean([entry[stage]['std'] for entry in spreads]):.2f}"
+                for name, stage in stages.items()
             }
-            | {"INT8 identical at 90°": f"{100 * identical:.1f} %"}
+            | {"INT8 identical at quarter turns": f"{100 * identical:.1f} %"}
         )
     return rows
 

@@ -21,7 +21,7 @@ def run(correct, *, int8=None, network="conventional", seed=0, patches=1000, wid
             "int8": (np.asarray(correct if int8 is None else int8, float) - 0.5).tolist(),
         },
         "rotation_spread": {
-            stage: {"flips": 0.1, "std": 0.2, "angles": [30]} for stage in ("fp32", "int8", "fp32, there and back")
+            stage: {"flips": 0.1, "std": 0.2, "angles": [30, 90, 180], "flips_by_angle": [0.3, 0.0, 0.0]} for stage in ("fp32", "int8", "fp32, there and back")
         },
         "int8_identical_under_quarter_turns": 1.0,
     }
@@ -104,7 +104,9 @@ def test_tables_name_every_cell_once():
     assert same == {"width 0.15: same parameters", "width 0.35: same channels"}
     narrow.figures["parameters"] = 200  # too many to be comparable
     assert len(study.advantage_rows([*runs, narrow])) == 1
-    assert len(study.rotation_rows(runs)) == 3
+    turned = study.rotation_rows(runs)
+    assert len(turned) == 3
+    assert (turned[0]["flips at quarter turns, FP32"], turned[0]["flips between, FP32"]) == ("0.0 %", "30.0 %")
     assert study.accuracy_rows(runs)[0]["seeds"] == "2"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, STYLES, Figure
+from equilib.figures.style import BLUE, GREY, ORANGE, SERIES, STYLES, Figure
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -288,15 +288,13 @@ def curves(
     references: Mapping[str, float] | None = None,
 ) -> Figure:
     """Lines that differ in colour, marker and dash; an x may be marked, and horizontal references drawn."""
-    styles = list(STYLES.values()) + [
-        dict(color=GREEN, marker="^", linestyle="-."),
-        dict(color=PINK, marker="D", linestyle=":"),
-    ]
+    if max(len(values), len(references or {})) > len(SERIES):
+        raise ValueError(f"at most {len(SERIES)} curves can be told apart, got {len(values)}")
     figure = Figure(figsize=(8, 3.3), layout="constrained")
     ax = figure.subplots()
-    for style, (name, row) in zip(styles, values.items()):
+    for style, (name, row) in zip(SERIES, values.items()):
         ax.plot(x, row, label=name, **(STYLES.get(name, style)))
-    for style, (name, level) in zip(styles, (references or {}).items()):
+    for style, (name, level) in zip(SERIES, (references or {}).items()):
         ax.axhline(level, color=style["color"], linewidth=1, linestyle=":", label=name)
     if marked is not None:
         ax.axvline(marked, color=GREY, linewidth=1.5)
@@ -313,11 +311,12 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
     Args:
         accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
     """
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    if len(accuracies) > len(SERIES):
+        raise ValueError(f"at most {len(SERIES)} networks can be told apart, got {len(accuracies)}")
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
     ax = figure.subplots()
-    styles = [*STYLES.values(), dict(color=GREEN, marker="^", linestyle="-."), dict(color=PINK, marker="D", linestyle=":")]
     sizes = sorted({size for row in accuracies.values() for size in row})
-    for index, (style, (name, row)) in enumerate(zip(styles, accuracies.items(), strict=False)):
+    for index, (style, (name, row)) in enumerate(zip(SERIES, accuracies.items(), strict=False)):
         shift = 1.04 ** (index - (len(accuracies) - 1) / 2)  # so that bars at the same size stand side by side
         values = [100 * np.asarray(row[size]) for size in sorted(row)]
         spread = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
