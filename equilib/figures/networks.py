@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import BLUE, GREY, ORANGE, SERIES, STYLES, Figure
+from equilib.figures.style import BLUE, GREY, ORANGE, SERIES, STYLES, YELLOW, Figure
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -311,12 +311,19 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
     Args:
         accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
     """
-    if len(accuracies) > len(SERIES):
-        raise ValueError(f"at most {len(SERIES)} networks can be told apart, got {len(accuracies)}")
+    # Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones.
+    ours = [style for style in SERIES if style["color"] not in (ORANGE, YELLOW)]
+    theirs = [style for style in SERIES if style["color"] in (ORANGE, YELLOW)]
+    left = {True: theirs, False: ours}
+    names = {kind: [name for name in accuracies if name.startswith("conventional") == kind] for kind in left}
+    if any(len(names[kind]) > len(left[kind]) for kind in left):
+        raise ValueError(f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart")
+    styles = {name: style for kind in left for name, style in zip(names[kind], left[kind])}
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     ax = figure.subplots()
     sizes = sorted({size for row in accuracies.values() for size in row})
-    for index, (style, (name, row)) in enumerate(zip(SERIES, accuracies.items(), strict=False)):
+    for index, (name, row) in enumerate(accuracies.items()):
+        style = styles[name]
         shift = 1.04 ** (index - (len(accuracies) - 1) / 2)  # so that bars at the same size stand side by side
         values = [100 * np.asarray(row[size]) for size in sorted(row)]
         spread = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]

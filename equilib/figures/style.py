@@ -16,12 +16,13 @@ STYLES = {
     "equivariant": dict(color="#0072B2", marker="o", linestyle="-"),
 }
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+YELLOW = "#E69F00"
 # For any number of curves up to six: the two networks' styles first.
 SERIES = (
     *STYLES.values(),
     dict(color=GREEN, marker="^", linestyle="-."),
     dict(color=PINK, marker="D", linestyle=":"),
-    dict(color="#E69F00", marker="v", linestyle=(0, (5, 1))),
+    dict(color=YELLOW, marker="v", linestyle=(0, (5, 1))),
     dict(color="#56B4E9", marker="P", linestyle=(0, (1, 1))),
 )
 RESPONSE = dict(cmap="cividis", interpolation="nearest")  # values from 0 up
