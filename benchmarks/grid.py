@@ -18,12 +18,12 @@ import readme
 import torch
 
 from equilib import study
-from equilib.experiment import environment, markdown_table, measure, read_results
+from equilib.experiment import data_label, environment, markdown_table, measure, read_results
 from equilib.mobilenet import MobileNetConfig
 from equilib.training import TrainConfig, save_weights, train, write_json
 
 RESULTS = Path(__file__).parent.parent / "results" / "grid"
-# Training patches, epochs: the validation loss of both networks stops falling before.
+# Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.
 SIZES = ((1000, 30), (4000, 12), (20000, 6))
 SEEDS = (0, 1, 2)
 # Of these patches and this seed the accuracy is measured at every 5 degrees, which takes minutes a network.
@@ -114,17 +114,17 @@ def execute(run: Run, data: str, folder: Path, label: str) -> None:
     )
 
 
-def ship(run: Run, folder: Path, label: str) -> None:
+def ship(run: Run, folder: Path) -> None:
     """Keep the weights of a finished run with the project, and say in checkpoints.json how they came about."""
     results = RESULTS.parent
-    figures = read_results(RESULTS / f"{run.name}.json")["model"]
+    contents = read_results(RESULTS / f"{run.name}.json")
     name = f"pcam_{run.name}"
     digest = save_weights(folder / run.name / "best.ckpt", results / f"{name}.pt")
     entry = {
         "sha256": digest,
-        "data": f"{label}, {run.patches:,} training patches",
-        "made by": f"python benchmarks/grid.py --data DATA --folder RUNS --only {run.name}",
-        "best epoch": figures["best_epoch"],
+        "data": f"{contents['data']['label']}, {run.patches:,} training patches",
+        "made by": contents["command"],
+        "best epoch": contents["model"]["best_epoch"],
     }
     write_json(results / "checkpoints.json", read_results(results / "checkpoints.json") | {name: entry})
 
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the .h5 files")
     parser.add_argument("--folder", type=Path, help="where the runs keep their checkpoints")
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose name contains one of these")
-    parser.add_argument("--label", default="PCam subset, 20k JPEG", help="what the data is")
+    parser.add_argument("--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it")
     parser.add_argument("--ship", action="store_true", help="train nothing; put the weights of the runs into results/")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew the README")
@@ -150,8 +150,10 @@ def main() -> None:
             print("done   " if (RESULTS / f"{run.name}.json").exists() else "missing", run.name)
         return
     if options.ship:
+        if not options.folder:
+            parser.error("--folder is needed: where the runs keep their checkpoints")
         for run in chosen:
-            ship(run, options.folder, options.label)
+            ship(run, options.folder)
         return
     if not (options.data and options.folder):
         parser.error("--data and --folder are needed")
@@ -166,7 +168,9 @@ def main() -> None:
                 continue
             if not (RESULTS / f"{run.name}.json").exists():
                 print(run.name, flush=True)
-                execute(run, options.data, options.folder, options.label)
+                execute(run, options.data, options.folder, options.label or data_label(options.data))
+            else:
+                print(f"{run.name}: results/grid has it already; move that file away to train it again", flush=True)
 
 
 if __name__ == "__main__":

@@ -161,11 +161,10 @@ def _check_same_patches(runs: Sequence[Run]) -> None:
 # --- tables ---
 
 
-def points(estimate: Estimate, *, signed: bool = False) -> str:
+def points(estimate: Estimate) -> str:
     """An accuracy as text in percentage points: mean ± standard deviation over runs."""
-    sign = "+" if signed else ""
     spread = f" ± {100 * estimate.std:.1f}" if estimate.runs > 1 else ""
-    return f"{100 * estimate.mean:{sign}.1f}{spread}"
+    return f"{100 * estimate.mean:.1f}{spread}"
 
 
 def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -175,8 +174,8 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         change = int8_change(group)
         figures = [run.figures for run in group]
 
-        def mean(*keys, figures=figures):
-            return float(np.mean([_dig(entry, keys) for entry in figures]))
+        def mean(metric, figures=figures):
+            return np.mean([entry["accuracy"]["fp32"][metric] for entry in figures])
 
         rows.append(
             {
@@ -189,9 +188,9 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 "INT8 [%]": points(accuracy(group, "int8")),
                 "INT8 − FP32 [points]": f"{100 * change.mean:+.2f} ({100 * change.low:+.2f} to {100 * change.high:+.2f})",
                 "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
-                "AUC": f"{mean('accuracy', 'fp32', 'auc'):.3f}",
-                "cross-entropy": f"{mean('accuracy', 'fp32', 'cross_entropy'):.3f}",
-                "calibration error": f"{mean('accuracy', 'fp32', 'calibration_error'):.3f}",
+                "AUC": f"{mean('auc'):.3f}",
+                "cross-entropy": f"{mean('cross_entropy'):.3f}",
+                "calibration error": f"{mean('calibration_error'):.3f}",
             }
         )
     return rows
@@ -257,9 +256,3 @@ def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
             | {"INT8 identical at quarter turns": f"{100 * identical:.1f} %"}
         )
     return rows
-
-
-def _dig(entry: dict, keys: Sequence[str]):
-    for key in keys:
-        entry = entry[key]
-    return entry
