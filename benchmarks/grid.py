@@ -1,4 +1,5 @@
-"""The learning curve: both networks at several numbers of training patches and seeds, one JSON a run in results/grid/.
+"""The learning curve: both networks at several numbers of training patches and seeds, one JSON a run in results/grid/;
+and the ablation, networks for several groups with the same channels, in results/ablation/.
 
     python benchmarks/grid.py --data DATA --folder RUNS [--only 1000]     train what is missing
     python benchmarks/grid.py --tables                                    print the tables, renew the README
@@ -22,7 +23,7 @@ from equilib.experiment import data_label, environment, markdown_table, measure,
 from equilib.mobilenet import MobileNetConfig
 from equilib.training import TrainConfig, save_weights, train, write_json
 
-RESULTS = Path(__file__).parent.parent / "results" / "grid"
+RESULTS = Path(__file__).parent.parent / "results"
 # Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.
 SIZES = ((1000, 30), (4000, 12), (20000, 6))
 SEEDS = (0, 1, 2)
@@ -32,6 +33,18 @@ SWEPT = (4000, 0)
 DIVISOR = 12
 # A conventional network with about the parameters of the one for C4 at width 0.35 (94,898 and 79,508).
 NARROW = 0.15
+# Of the ablation: 24 is the least multiple of all orders, so that all networks have the same channels.
+ABLATION_DIVISOR = 24
+ABLATION_NETWORKS = (
+    ("conventional", "C4", "strict"),
+    ("equivariant", "C1", "strict"),  # the control: no symmetry, only e2cnn's band limit (6 filters of 9)
+    ("equivariant", "C4", "strict"),
+    ("equivariant", "C12", "strict"),
+    ("equivariant", "D4", "strict"),
+    ("equivariant", "D12", "strict"),
+    ("equivariant", "C4", "fieldwise"),
+    ("equivariant", "C12", "fieldwise"),
+)
 # What the search on validation patches picked for each network (benchmarks/search.py).
 RECIPES = {
     "conventional": {"stain": 0.1, "learning_rate": 1e-2, "recalibrate": 512},
@@ -49,16 +62,25 @@ class Run:
     patches: int
     epochs: int
     seed: int
+    divisor: int = DIVISOR
+    depthwise: str = "strict"
 
     @property
     def name(self) -> str:
         network = self.kind if self.kind == "conventional" else self.group
-        return f"{network}_w{self.width:g}_{self.patches}_seed{self.seed}"
+        depthwise = "_fieldwise" if self.depthwise == "fieldwise" else ""
+        divisor = f"_m{self.divisor}" if self.divisor != DIVISOR else ""
+        return f"{network}{depthwise}_w{self.width:g}{divisor}_{self.patches}_seed{self.seed}"
+
+    @property
+    def json(self) -> Path:
+        """Where its figures are kept."""
+        return RESULTS / ("grid" if self.divisor == DIVISOR else "ablation") / f"{self.name}.json"
 
     def config(self, data: str) -> TrainConfig:
         return TrainConfig(
             self.kind,
-            MobileNetConfig(width=self.width, group=self.group, divisor=DIVISOR),
+            MobileNetConfig(width=self.width, group=self.group, divisor=self.divisor, depthwise=self.depthwise),
             data=data,
             train_limit=self.patches,
             valid_limit=1500,
@@ -75,13 +97,20 @@ NETWORKS = (("conventional", "C4"), ("equivariant", "C4"), ("equivariant", "C12"
 def runs() -> list[Run]:
     """All of them, in an order in which a part of the list is worth most: cheap sizes first, then seed by seed."""
     narrow = [Run("conventional", "C4", NARROW, patches, epochs, seed) for patches, epochs in SIZES for seed in SEEDS]
-    return narrow + [
+    wide = [
         Run(kind, group, width, patches, epochs, seed)
         for width in (0.35, 1.0)
         for patches, epochs in SIZES
         for seed in SEEDS
         for kind, group in NETWORKS
     ]
+    patches, epochs = SIZES[0]
+    ablation = [
+        Run(kind, group, 0.35, patches, epochs, seed, ABLATION_DIVISOR, depthwise)
+        for seed in SEEDS
+        for kind, group, depthwise in ABLATION_NETWORKS
+    ]
+    return narrow + wide + ablation
 
 
 def tables(results: list[study.Run]) -> str:
@@ -103,7 +132,7 @@ def execute(run: Run, data: str, folder: Path, label: str) -> None:
         measured=200,
     )
     write_json(
-        RESULTS / f"{run.name}.json",
+        run.json,
         {
             "data": {"label": label, "train": run.patches},
             "seed": run.seed,
@@ -116,17 +145,16 @@ def execute(run: Run, data: str, folder: Path, label: str) -> None:
 
 def ship(run: Run, folder: Path) -> None:
     """Keep the weights of a finished run with the project, and say in checkpoints.json how they came about."""
-    results = RESULTS.parent
-    contents = read_results(RESULTS / f"{run.name}.json")
+    contents = read_results(run.json)
     name = f"pcam_{run.name}"
-    digest = save_weights(folder / run.name / "best.ckpt", results / f"{name}.pt")
+    digest = save_weights(folder / run.name / "best.ckpt", RESULTS / f"{name}.pt")
     entry = {
         "sha256": digest,
         "data": f"{contents['data']['label']}, {run.patches:,} training patches",
         "made by": contents["command"],
         "best epoch": contents["model"]["best_epoch"],
     }
-    write_json(results / "checkpoints.json", read_results(results / "checkpoints.json") | {name: entry})
+    write_json(RESULTS / "checkpoints.json", read_results(RESULTS / "checkpoints.json") | {name: entry})
 
 
 def main() -> None:
@@ -140,14 +168,14 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew the README")
     options = parser.parse_args()
     if options.tables:
-        text = tables(study.read_runs(RESULTS))
+        text = tables(study.read_runs(RESULTS / "grid"))
         print(text)
         readme.write("grid", text)
         return
     chosen = [run for run in runs() if any(part in run.name for part in options.only)]
     if options.list:
         for run in chosen:
-            print("done   " if (RESULTS / f"{run.name}.json").exists() else "missing", run.name)
+            print("done   " if run.json.exists() else "missing", run.name)
         return
     if options.ship:
         if not options.folder:
@@ -158,7 +186,6 @@ def main() -> None:
     if not (options.data and options.folder):
         parser.error("--data and --folder are needed")
     torch.set_num_threads(1)
-    RESULTS.mkdir(parents=True, exist_ok=True)
     options.folder.mkdir(parents=True, exist_ok=True)
     for run in chosen:
         with open(options.folder / f"{run.name}.lock", "w") as lock:
@@ -166,11 +193,12 @@ def main() -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends, however
             except BlockingIOError:
                 continue
-            if not (RESULTS / f"{run.name}.json").exists():
+            if not run.json.exists():
+                run.json.parent.mkdir(parents=True, exist_ok=True)
                 print(run.name, flush=True)
                 execute(run, options.data, options.folder, options.label or data_label(options.data))
             else:
-                print(f"{run.name}: results/grid has it already; move that file away to train it again", flush=True)
+                print(f"{run.name}: results/ has it already; move that file away to train it again", flush=True)
 
 
 if __name__ == "__main__":

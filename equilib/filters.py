@@ -66,9 +66,9 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
     for argument, name in (("in_repr", in_repr), ("out_repr", out_repr)):
         if name not in representations:
             raise ValueError(f"{argument} must be 'trivial' or 'regular', got {name!r}")
-    if kernel_size == 1 and "trivial" in (in_repr, out_repr):
-        # e2cnn 0.2.3 raises on this pair («masked_fill_ only supports boolean masks»).  The answer is known: at the
-        # origin a rotation does nothing, so the filter must take the same value for every channel of the field.
+    if kernel_size == 1 and ("trivial" in (in_repr, out_repr) or group.order == 1):
+        # e2cnn 0.2.3 raises where there is one filter («masked_fill_ only supports boolean masks»).  The answer is known:
+        # at the origin a rotation does nothing, so the filter must take the same value for every channel of the field.
         sizes = {"trivial": 1, "regular": group.order}
         return torch.full((1, sizes[out_repr], sizes[in_repr], 1, 1), group.order**-0.5)
     with _e2cnn_on_numpy_2():

@@ -20,7 +20,7 @@ class Run:
     """One trained network and its figures.
 
     Attributes:
-        network: ``"conventional"``, or the group of the equivariant one.
+        network: ``"conventional"``, or the group of the equivariant one (``"C4, field-wise"`` with that depthwise layer).
         width: multiplier of its channels.
         patches: of the training split that it saw.
         seed: of its training.
@@ -49,6 +49,8 @@ def read_run(path: str | Path) -> Run:
     try:
         figures, config = contents["model"], contents["model"]["config"]
         network = config["kind"] if config["kind"] == "conventional" else config["network"]["group"]
+        if network != "conventional" and config["network"]["depthwise"] == "fieldwise":
+            network += ", field-wise"
         data = contents["data"]
         return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
     except (KeyError, TypeError) as error:
@@ -225,6 +227,50 @@ def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Networks of the same channels beside the conventional one among them: which part of the design does what.
+
+    Raises ValueError where the runs differ in width or number of patches, or where no conventional network is among them.
+    """
+    if len({(run.width, run.patches) for run in runs}) != 1:
+        raise ValueError("an ablation compares runs of one width and one number of patches")
+    baseline = select(runs, network="conventional")
+    if not baseline:
+        raise ValueError("an ablation needs a conventional network to compare with")
+    rows = []
+    for (network, _, _), group in cells(runs):
+        figures = group[0].figures
+        loss = np.mean([min(epoch["valid_loss"] for epoch in run.figures["history"]) for run in group])
+        gain = advantage(group, baseline)
+        difference = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        rows.append(
+            {
+                "network": network,
+                "parameters": f"{figures['parameters']:,}",
+                "seeds": str(len(group)),
+                "validation loss": f"{loss:.3f}",
+                "FP32 [%]": points(accuracy(group)),
+                "INT8 [%]": points(accuracy(group, "int8")),
+                "minus conventional [points]": "" if network == "conventional" else difference,
+                "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
+                "flips at quarter turns": _flips(group, "fp32", quarter=True),
+                "flips between": _flips(group, "fp32", quarter=False),
+            }
+        )
+    return rows
+
+
+def _flips(runs: Sequence[Run], stage: str, *, quarter: bool) -> str:
+    """Share of patches whose class changes at quarter turns, or at the other multiples of 30 degrees; mean over runs."""
+    shares = [
+        share
+        for spread in (run.figures["rotation_spread"][stage] for run in runs)
+        for angle, share in zip(spread["angles"], spread["flips_by_angle"], strict=True)
+        if (angle % 90 == 0) == quarter
+    ]
+    return f"{100 * np.mean(shares):.1f} %"
+
+
 def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """How much the answer depends on how a patch lies: at quarter turns and at the other multiples of 30 degrees.
 
@@ -234,21 +280,11 @@ def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     rows = []
     for (network, width, patches), group in cells(runs):
         spreads = [run.figures["rotation_spread"] for run in group]
-
-        def flips(stage, quarter, spreads=spreads):
-            chosen = [
-                share
-                for entry in spreads
-                for angle, share in zip(entry[stage]["angles"], entry[stage]["flips_by_angle"], strict=True)
-                if (angle % 90 == 0) == quarter
-            ]
-            return f"{100 * np.mean(chosen):.1f} %"
-
         identical = float(np.mean([run.figures["int8_identical_under_quarter_turns"] for run in group]))
         rows.append(
             {"network": f"{network}, width {width:g}", "patches": f"{patches:,}"}
-            | {f"flips at quarter turns, {name}": flips(stage, True) for name, stage in stages.items() if name != "control"}
-            | {f"flips between, {name}": flips(stage, False) for name, stage in stages.items()}
+            | {f"flips at quarter turns, {name}": _flips(group, stage, quarter=True) for name, stage in stages.items() if name != "control"}
+            | {f"flips between, {name}": _flips(group, stage, quarter=False) for name, stage in stages.items()}
             | {
                 f"logit moves, {name}": f"{np.mean([entry[stage]['std'] for entry in spreads]):.2f}"
                 for name, stage in stages.items()

@@ -74,9 +74,28 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
     for one in runs:  # all networks of a cell see the same patches in the same order, and have the same channels
         network = one.config("data").network
         channels = tuple(block.outputs for block in network.blocks)
-        cells.setdefault((one.width, one.patches, one.seed), []).append((one.epochs, channels))
-    sizes = {width: {len(cell) for (w, *_), cell in cells.items() if w == width} for width, *_ in cells}
-    assert sizes == {0.35: {3}, 1.0: {3}, grid.NARROW: {1}} and all(len(set(cell)) == 1 for cell in cells.values())
+        cells.setdefault((one.divisor, one.width, one.patches, one.seed), []).append((one.epochs, channels))
+    sizes = {key[:2]: {len(cell) for other, cell in cells.items() if other[:2] == key[:2]} for key in cells}
+    ablation = {(grid.ABLATION_DIVISOR, 0.35): {len(grid.ABLATION_NETWORKS)}}
+    assert sizes == {(grid.DIVISOR, 0.35): {3}, (grid.DIVISOR, 1.0): {3}, (grid.DIVISOR, grid.NARROW): {1}} | ablation
+    assert all(len(set(cell)) == 1 for cell in cells.values())
+
+
+def test_networks_of_the_ablation_can_be_built():
+    """…with the same channels, whatever the group; fewer parameters the larger it is, as weights are shared."""
+    from equilib.mobilenet import build, count_parameters
+
+    grid = pytest.importorskip("grid")
+    configs = [one.config("data") for one in grid.runs() if (one.divisor, one.seed) == (grid.ABLATION_DIVISOR, 0)]
+    counts = {
+        (config.kind, config.network.group, config.network.depthwise): count_parameters(build(config.kind, config.network))
+        for config in configs
+    }
+    strict = [counts["equivariant", group, "strict"] for group in ("C1", "C4", "C12", "D12")]
+    assert strict == sorted(strict, reverse=True)
+    # The band limit alone takes a third of the filters of 3x3, and nothing else, from the conventional network.
+    assert 0.9 < strict[0] / counts["conventional", "C4", "strict"] < 1
+    assert all(counts["equivariant", group, "fieldwise"] > counts["equivariant", group, "strict"] for group in ("C4", "C12"))
 
 
 def test_the_search_gives_both_networks_the_same_variations():

@@ -44,6 +44,12 @@ def test_solutions_commute_with_the_group_and_contain_e2cnns_basis(name, pair):
     assert torch.allclose(theirs @ flat.T @ flat, theirs, atol=1e-6)
 
 
+def test_without_symmetry_every_pixel_filter_is_allowed():
+    """C1 is the control that has e2cnn's band limit and no weight sharing; at 1x1 it is an ordinary convolution."""
+    basis = steerable_basis(Group.parse("C1"), "regular", "regular", 1)
+    assert basis.shape == (1, 1, 1, 1, 1) and basis.item() == 1
+
+
 def test_groups_without_an_exact_grid_are_refused():
     with pytest.raises(ValueError, match="C12 has no constraint on a grid"):
         solve_constraint("C12", "trivial", "regular", 3)

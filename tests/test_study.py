@@ -110,6 +110,24 @@ def test_tables_name_every_cell_once():
     assert study.accuracy_rows(runs)[0]["seeds"] == "2"
 
 
+def test_the_ablation_compares_with_the_conventional_network():
+    def trained(correct, network):
+        made = run(correct, network=network)
+        made.figures["history"] = [{"valid_loss": loss} for loss in (0.7, 0.4, 0.5)]
+        return made
+
+    runs = [trained([1, 1, 0, 0], "conventional"), trained([1, 1, 1, 0], "C1"), trained([1, 0, 0, 0], "D12")]
+    rows = {row["network"]: row for row in study.ablation_rows(runs)}
+    assert rows["conventional"]["minus conventional [points]"] == ""
+    assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (+0.0 to")
+    assert rows["D12"]["minus conventional [points]"].startswith("-25.0 (")
+    assert rows["C1"]["validation loss"] == "0.400" and rows["C1"]["flips between"] == "30.0 %"
+    with pytest.raises(ValueError, match="one width and one number of patches"):
+        study.ablation_rows([*runs, replace(runs[0], patches=4000)])
+    with pytest.raises(ValueError, match="a conventional network"):
+        study.ablation_rows(runs[1:])
+
+
 def test_files_that_are_no_runs(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no results"):
         study.read_runs(tmp_path)
@@ -119,8 +137,9 @@ def test_files_that_are_no_runs(tmp_path):
 
 
 def test_runs_are_read_in_order(tmp_path):
-    def write(name, kind, patches, seed):
-        figures = run([1, 0]).figures | {"config": {"kind": kind, "network": {"group": "C4", "width": 0.35}}}
+    def write(name, kind, patches, seed, depthwise="strict"):
+        network = {"group": "C4", "width": 0.35, "depthwise": depthwise}
+        figures = run([1, 0]).figures | {"config": {"kind": kind, "network": network}}
         contents = {"data": {"label": "x", "train": patches}, "seed": seed, "command": "c", "model": figures}
         (tmp_path / f"{name}.json").write_text(json.dumps(contents))
 
@@ -130,6 +149,9 @@ def test_runs_are_read_in_order(tmp_path):
     runs = study.read_runs(tmp_path)
     assert [(r.network, r.patches, r.seed) for r in runs] == [("conventional", 4000, 0), ("conventional", 4000, 1), ("C4", 1000, 0)]
     assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
+    write("d", "equivariant", 1000, 0, "fieldwise")
+    write("e", "conventional", 1000, 0, "fieldwise")  # which means nothing to it
+    assert [r.network for r in study.read_runs(tmp_path)] == [*["conventional"] * 3, "C4", "C4, field-wise"]
 
 
 def test_the_learning_curve_shows_mean_spread_and_every_run():
