@@ -3,6 +3,7 @@ and the ablation, networks for several groups with the same channels, in results
 
     python benchmarks/grid.py --data DATA --folder RUNS [--only 1000]     train what is missing
     python benchmarks/grid.py --tables                                    print the tables, renew the README
+    python benchmarks/grid.py --data DATA --folder RUNS --again --only C4_w0.35_1000_seed0    does it come out the same?
 
 Start it again and it goes on: runs that have their JSON are skipped, the one that was interrupted continues after its
 last finished epoch.  Several processes with the same folder share the work.  `--list` shows what there is and what is missing.
@@ -14,6 +15,7 @@ import argparse
 import fcntl
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import readme
 import torch
@@ -143,6 +145,29 @@ def execute(run: Run, data: str, folder: Path, label: str) -> None:
     )
 
 
+def repeat(run: Run, data: str, folder: Path) -> None:
+    """Train a run of the grid once more from nothing, and keep both validation curves in results/again/."""
+    before = read_results(run.json)
+    result = train(run.config(data), folder / "again" / run.name, print_epochs=True, accelerator="cpu", devices=1)
+    curves = {
+        name: {"then": [epoch[name] for epoch in before["model"]["history"]], "now": [epoch[name] for epoch in result.history]}
+        for name in ("train_loss", "valid_loss", "valid_accuracy")
+    }
+    for name, curve in curves.items():
+        changes = [abs(then - now) for then, now in zip(curve["then"], curve["now"], strict=True)]
+        print(f"{name}: largest change {max(changes):.1e}, median {median(changes):.1e}", flush=True)
+    (RESULTS / "again").mkdir(exist_ok=True)
+    write_json(
+        RESULTS / "again" / f"{run.name}.json",
+        {
+            "command": f"python benchmarks/grid.py --data DATA --folder RUNS --again --only {run.name}",
+            "environment": {"then": before["environment"], "now": environment()},
+            "best_epoch": {"then": before["model"]["best_epoch"], "now": result.best_epoch},
+            "curves": curves,
+        },
+    )
+
+
 def ship(run: Run, folder: Path) -> None:
     """Keep the weights of a finished run with the project, and say in checkpoints.json how they came about."""
     contents = read_results(run.json)
@@ -163,6 +188,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the runs keep their checkpoints")
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose name contains one of these")
     parser.add_argument("--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it")
+    parser.add_argument("--again", action="store_true", help="train runs that have their JSON once more, and compare")
     parser.add_argument("--ship", action="store_true", help="train nothing; put the weights of the runs into results/")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew the README")
@@ -187,6 +213,10 @@ def main() -> None:
         parser.error("--data and --folder are needed")
     torch.set_num_threads(1)
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.again:
+        for run in chosen:
+            repeat(run, options.data, options.folder)
+        return
     for run in chosen:
         with open(options.folder / f"{run.name}.lock", "w") as lock:
             try:

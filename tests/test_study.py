@@ -167,3 +167,20 @@ def test_the_learning_curve_shows_mean_spread_and_every_run():
     dots = sorted(y for line in ax.lines if line.get_marker() == "." for y in line.get_ydata())
     assert dots == pytest.approx([60, 70, 70, 80, 80, 90])
     assert "training patches" in repr(figure)
+
+
+def test_accuracy_by_angle_closes_the_circle_and_keeps_styles():
+    from equilib import figures
+
+    turned = {"conventional": [0.8, 0.7, 0.75, 0.7], "C4": [0.9] * 4, "C12": [0.6] * 4}
+    figure = figures.accuracy_by_angle([0, 90, 180, 270], turned, {name: [0.5] * 4 for name in turned}, title="t")
+    left, right = figure.axes
+    lines = {line.get_label(): line for line in left.lines if not line.get_label().startswith("_")}
+    assert list(lines) == list(turned)
+    assert lines["conventional"].get_xdata().tolist() == [0, 90, 180, 270, 360]
+    assert lines["conventional"].get_ydata() == pytest.approx([80, 70, 75, 70, 80])
+    colors = {name: line.get_color() for name, line in lines.items()}
+    assert len(set(colors.values())) == 3
+    assert {line.get_label(): line.get_color() for line in right.lines if line.get_label() in turned} == colors
+    with pytest.raises(ValueError, match="at most 2 conventional"):
+        figures.learning_curve({f"conventional {index}": {1000: [0.5]} for index in range(3)})

@@ -8,6 +8,7 @@ from equilib.figures.fields import channel_rows, commuting_square, matrices, pic
 from equilib.figures.filters import aliases, basis_sizes, cutoff_errors, harmonics, steered_filter
 from equilib.figures.grids import plan, sampled_points, sampling
 from equilib.figures.networks import (
+    accuracy_by_angle,
     bars,
     channel_ranges,
     convergence,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -311,14 +311,7 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
     Args:
         accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
     """
-    # Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones.
-    ours = [style for style in SERIES if style["color"] not in (ORANGE, YELLOW)]
-    theirs = [style for style in SERIES if style["color"] in (ORANGE, YELLOW)]
-    left = {True: theirs, False: ours}
-    names = {kind: [name for name in accuracies if name.startswith("conventional") == kind] for kind in left}
-    if any(len(names[kind]) > len(left[kind]) for kind in left):
-        raise ValueError(f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart")
-    styles = {name: style for kind in left for name, style in zip(names[kind], left[kind])}
+    styles = _styles_by_kind(accuracies)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     ax = figure.subplots()
     sizes = sorted({size for row in accuracies.values() for size in row})
@@ -340,6 +333,47 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def _styles_by_kind(names: Iterable[str]) -> dict[str, dict]:
+    """Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones."""
+    names = list(names)
+    theirs = [style for style in SERIES if style["color"] in (ORANGE, YELLOW)]
+    ours = [style for style in SERIES if style["color"] not in (ORANGE, YELLOW)]
+    styles = {}
+    for conventional, left in ((True, theirs), (False, ours)):
+        kind = [name for name in names if name.startswith("conventional") == conventional]
+        if len(kind) > len(left):
+            raise ValueError(f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart")
+        styles |= dict(zip(kind, left))
+    return styles
+
+
+def accuracy_by_angle(
+    degrees: Sequence[float], turned: Mapping[str, Sequence[float]], control: Mapping[str, Sequence[float]], *, title: str
+) -> Figure:
+    """Accuracy against the rotation of the test patches, and beside it that of patches turned there and back again.
+
+    Args:
+        degrees: of the rotations, from 0 to less than 360; the value at 360 is that at 0.
+        turned: for each network, the accuracy (0 to 1) at each angle.
+        control: the same, of patches that were rotated and rotated back, so interpolated twice and not turned.
+        title: says of how many patches.
+    """
+    styles = _styles_by_kind(turned)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, curves, name in zip(panels, (turned, control), ("turned", "control: turned there and back")):
+        for angle in range(0, 361, 90):
+            ax.axvline(angle, color="0.85", linewidth=1, zorder=0)
+        for network, values in curves.items():
+            style = styles[network] | {"marker": ""}
+            ax.plot([*degrees, 360], [100 * share for share in (*values, values[0])], label=network, linewidth=1.5, **style)
+        ax.set(title=name, xlabel="rotation of the test patches [degrees]", xticks=range(0, 361, 90))
+    panels[0].set_ylabel("accuracy [%]")
+    panels[1].legend(fontsize=8)
+    figure.suptitle(title)
     return figure
 
 
