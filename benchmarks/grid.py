@@ -2,7 +2,7 @@
 and the ablation, networks for several groups with the same channels, in results/ablation/.
 
     python benchmarks/grid.py --data DATA --folder RUNS [--only 1000]     train what is missing
-    python benchmarks/grid.py --tables                                    print the tables, renew the README
+    python benchmarks/grid.py --tables                                    print the tables, renew both READMEs
     python benchmarks/grid.py --data DATA --folder RUNS --again --only C4_w0.35_1000_seed0    does it come out the same?
 
 Start it again and it goes on: runs that have their JSON are skipped, the one that was interrupted continues after its
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -115,10 +116,14 @@ def runs() -> list[Run]:
     return narrow + wide + ablation
 
 
-def tables(results: list[study.Run]) -> str:
-    """The tables for the README."""
+def tables() -> dict[str, str]:
+    """The tables for the README, by the name of their marks; without that of the ablation while it has no runs."""
+    grid = study.read_runs(RESULTS / "grid")
     parts = (study.accuracy_rows, study.advantage_rows, study.rotation_rows)
-    return "\n\n".join(markdown_table(part(results)) for part in parts)
+    found = {"grid": "\n\n".join(markdown_table(part(grid)) for part in parts)}
+    if (RESULTS / "ablation").is_dir():
+        found["ablation"] = markdown_table(study.ablation_rows(study.read_runs(RESULTS / "ablation")))
+    return found
 
 
 def execute(run: Run, data: str, folder: Path, label: str) -> None:
@@ -153,9 +158,6 @@ def repeat(run: Run, data: str, folder: Path) -> None:
         name: {"then": [epoch[name] for epoch in before["model"]["history"]], "now": [epoch[name] for epoch in result.history]}
         for name in ("train_loss", "valid_loss", "valid_accuracy")
     }
-    for name, curve in curves.items():
-        changes = [abs(then - now) for then, now in zip(curve["then"], curve["now"], strict=True)]
-        print(f"{name}: largest change {max(changes):.1e}, median {median(changes):.1e}", flush=True)
     (RESULTS / "again").mkdir(exist_ok=True)
     write_json(
         RESULTS / "again" / f"{run.name}.json",
@@ -168,13 +170,36 @@ def repeat(run: Run, data: str, folder: Path) -> None:
     )
 
 
+def again_table() -> str:
+    """The runs that were trained twice: how far apart the validation losses are, epoch by epoch and at their lowest."""
+    rows = []
+    for path in sorted((RESULTS / "again").glob("*.json")):
+        contents = read_results(path)
+        loss = contents["curves"]["valid_loss"]
+        changes = [abs(then - now) for then, now in zip(loss["then"], loss["now"], strict=True)]
+        rows.append(
+            {
+                "run": path.stem,
+                "first epoch, change": f"{changes[0]:.1g}",
+                "all epochs, median change": f"{median(changes):.1g}",
+                "largest change": f"{max(changes):.1g}",
+                "lowest loss, then and now": f"{min(loss['then']):.3f} and {min(loss['now']):.3f}",
+                "its epoch": f"{contents['best_epoch']['then']} and {contents['best_epoch']['now']}",
+            }
+        )
+    return markdown_table(rows)
+
+
 def ship(run: Run, folder: Path) -> None:
-    """Keep the weights of a finished run with the project, and say in checkpoints.json how they came about."""
+    """Keep the weights and the INT8 model of a finished run with the project; checkpoints.json says how they came about."""
     contents = read_results(run.json)
     name = f"pcam_{run.name}"
     digest = save_weights(folder / run.name / "best.ckpt", RESULTS / f"{name}.pt")
+    model = (folder / f"{run.name}_int8.onnx").read_bytes()
+    (RESULTS / f"{name}.onnx").write_bytes(model)
     entry = {
         "sha256": digest,
+        "int8 sha256": hashlib.sha256(model).hexdigest(),
         "data": f"{contents['data']['label']}, {run.patches:,} training patches",
         "made by": contents["command"],
         "best epoch": contents["model"]["best_epoch"],
@@ -189,14 +214,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose name contains one of these")
     parser.add_argument("--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it")
     parser.add_argument("--again", action="store_true", help="train runs that have their JSON once more, and compare")
-    parser.add_argument("--ship", action="store_true", help="train nothing; put the weights of the runs into results/")
+    parser.add_argument("--ship", action="store_true", help="train nothing; put weights and INT8 models of the runs into results/")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew the README")
     options = parser.parse_args()
     if options.tables:
-        text = tables(study.read_runs(RESULTS / "grid"))
-        print(text)
-        readme.write("grid", text)
+        for name, text in tables().items():
+            print(text, end="\n\n")
+            readme.write(name, text)
+        print(again_table())
+        readme.write("again", again_table(), readme.RESULTS)
         return
     chosen = [run for run in runs() if any(part in run.name for part in options.only)]
     if options.list:
@@ -216,6 +243,7 @@ def main() -> None:
     if options.again:
         for run in chosen:
             repeat(run, options.data, options.folder)
+        print(again_table())
         return
     for run in chosen:
         with open(options.folder / f"{run.name}.lock", "w") as lock:

@@ -371,11 +371,25 @@ def shipped_network(name: str) -> nn.Module:
     Raises:
         ValueError: the file is not the one that was shipped.
     """
-    path = _shipped(name, "*.pt")
-    expected = shipped_results("checkpoints")[name]["sha256"]
+    return load_network(_verified(_shipped(name, "*.pt"), "sha256"))[0]
+
+
+def shipped_int8(name: str) -> Path:
+    """The INT8 model (ONNX) of a trained network that comes with the project; for :func:`equilib.int8.session`.
+
+    Those of the networks trained on real patches are there; :func:`deploy` makes one of any other.
+
+    Raises:
+        ValueError: the file is not the one that was shipped.
+    """
+    return _verified(_shipped(name, "*.onnx"), "int8 sha256")
+
+
+def _verified(path: Path, entry: str) -> Path:
+    expected = shipped_results("checkpoints")[path.stem][entry]
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
         raise ValueError(f"{path} is damaged (its sha256 is not {expected[:12]}…): restore it from the repository")
-    return load_network(path)[0]
+    return path
 
 
 def bit_width_accuracies(

@@ -10,7 +10,7 @@ from conftest import randomize
 
 from equilib import experiment, int8
 from equilib.__main__ import main
-from equilib.equivariance import run_model
+from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import MobileNetConfig, build, count_parameters, exported
 from equilib.tissue import ensure_dataset
 from equilib.training import TrainConfig
@@ -136,6 +136,21 @@ def test_shipped_networks_are_verified(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(FileNotFoundError, match="no results named 'none'; there are"):
         experiment.shipped_network("none")
+
+
+def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monkeypatch):
+    names = [name for name, entry in experiment.shipped_results("checkpoints").items() if "int8 sha256" in entry]
+    assert names
+    for name in names:
+        shipped = run_model(int8.session(experiment.shipped_int8(name)), tissue)
+        made = run_model(experiment.deploy(experiment.shipped_network(name), tmp_path / "made.onnx").session, tissue)
+        # Made anew on another processor, a weight may fall on the other side of a rounding.
+        assert relative_difference(made, shipped) < 0.05
+    damaged = tmp_path / f"{name}.onnx"
+    damaged.write_bytes(b"half a file")
+    monkeypatch.setattr(experiment, "_shipped", lambda n, pattern: damaged if pattern == "*.onnx" else SHIPPED / f"{n}.json")
+    with pytest.raises(ValueError, match="is damaged.*restore it"):
+        experiment.shipped_int8(name)
 
 
 def test_the_ladder_and_the_bit_widths(tissue):
