@@ -119,7 +119,7 @@ def runs() -> list[Run]:
 def tables() -> dict[str, str]:
     """The tables for the README, by the name of their marks; without that of the ablation while it has no runs."""
     grid = study.read_runs(RESULTS / "grid")
-    parts = (study.accuracy_rows, study.advantage_rows, study.rotation_rows)
+    parts = (study.accuracy_rows, study.int8_rows, study.advantage_rows, study.rotation_rows, study.steadiness_rows)
     found = {"grid": "\n\n".join(markdown_table(part(grid)) for part in parts)}
     if (RESULTS / "ablation").is_dir():
         found["ablation"] = markdown_table(study.ablation_rows(study.read_runs(RESULTS / "ablation")))

@@ -198,33 +198,63 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """What rounding to INT8 changes, for each network: paired over patches, the runs of all sizes and seeds pooled."""
+    rows = []
+    for network, width in dict.fromkeys((run.network, run.width) for run in runs):
+        group = select(runs, network=network, width=width)
+        change = int8_change(group)
+        rows.append(
+            {
+                "network": f"{network}, width {width:g}",
+                "runs": str(len(group)),
+                "INT8 − FP32, all runs [points]": f"{100 * change.mean:+.2f}",
+                "95 % interval": f"{100 * change.low:+.2f} to {100 * change.high:+.2f}",
+            }
+        )
+    return rows
+
+
 def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Each equivariant network minus each conventional one that it can be compared with, at each number of patches.
 
     Comparable are networks of the same channels (so of the same cost), and of the same parameters (to within 30 %).
     """
     rows = []
+    for group, baseline in _comparable(runs):
+        found = advantage(group, baseline)
+        error = f"{100 * found.standard_error:.1f}" if found.std == found.std else "unknown: one seed"
+        rows.append(
+            _pair(group, baseline)
+            | {
+                "seeds": f"{len(group)} and {len(baseline)}",
+                "equivariant − conventional [points]": f"{100 * found.mean:+.1f}",
+                "standard error": error,
+                "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
+            }
+        )
+    return rows
+
+
+def _comparable(runs: Sequence[Run]) -> list[tuple[list[Run], list[Run]]]:
+    pairs = []
     for (network, width, patches), group in cells(runs):
         if network == "conventional":
             continue
         for (_, other_width, _), baseline in cells(select(runs, network="conventional", patches=patches)):
             ratio = baseline[0].figures["parameters"] / group[0].figures["parameters"]
-            if other_width != width and not 1 / 1.3 < ratio < 1.3:
-                continue
-            found = advantage(group, baseline)
-            error = f"{100 * found.standard_error:.1f}" if found.std == found.std else "unknown: one seed"
-            rows.append(
-                {
-                    "patches": f"{patches:,}",
-                    "equivariant": f"{network}, width {width:g}",
-                    "conventional": f"width {other_width:g}: same {'channels' if other_width == width else 'parameters'}",
-                    "seeds": f"{len(group)} and {len(baseline)}",
-                    "equivariant − conventional [points]": f"{100 * found.mean:+.1f}",
-                    "standard error": error,
-                    "95 % interval": f"{100 * found.low:+.1f} to {100 * found.high:+.1f}",
-                }
-            )
-    return rows
+            if other_width == width or 1 / 1.3 < ratio < 1.3:
+                pairs.append((group, baseline))
+    return pairs
+
+
+def _pair(group: list[Run], baseline: list[Run]) -> dict[str, str]:
+    first, second = group[0], baseline[0]
+    return {
+        "patches": f"{first.patches:,}",
+        "equivariant": f"{first.network}, width {first.width:g}",
+        "conventional": f"width {second.width:g}: same {'channels' if second.width == first.width else 'parameters'}",
+    }
 
 
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
@@ -291,4 +321,24 @@ def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
             }
             | {"INT8 identical at quarter turns": f"{100 * identical:.1f} %"}
         )
+    return rows
+
+
+def steadiness_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """How much an equivariant network's answers move when a patch turns, as a share of how much the conventional one's do.
+
+    Over all multiples of 30 degrees, quarter turns among them; pairs as in :func:`advantage_rows`.  Below 1 the
+    equivariant network is the steadier one.  «control» as in :func:`rotation_rows`.
+    """
+    stages = {"FP32": "fp32", "INT8": "int8", "control": "fp32, there and back"}
+    rows = []
+    for group, baseline in _comparable(runs):
+        row = _pair(group, baseline)
+        for key, name in (("flips", "flips"), ("std", "logit moves")):
+            for label, stage in stages.items():
+                ours, theirs = (
+                    np.mean([run.figures["rotation_spread"][stage][key] for run in side]) for side in (group, baseline)
+                )
+                row[f"{name}, {label}"] = f"×{ours / theirs:.2f}" if theirs else "none to compare with"
+        rows.append(row)
     return rows

@@ -110,6 +110,24 @@ def test_tables_name_every_cell_once():
     assert study.accuracy_rows(runs)[0]["seeds"] == "2"
 
 
+def test_int8_is_pooled_over_sizes_and_seeds():
+    runs = [run([1, 1, 0, 0], int8=[1, 0, 0, 0]), run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000), run([1, 1], network="C4")]
+    first, second = study.int8_rows(runs)
+    assert (first["network"], first["runs"], first["INT8 − FP32, all runs [points]"]) == ("conventional, width 0.35", "2", "+0.00")
+    assert (second["network"], second["95 % interval"]) == ("C4, width 0.35", "+0.00 to +0.00")
+
+
+def test_steadiness_is_a_share_of_the_conventional_networks():
+    runs = [run([1, 0]), run([1, 0], network="C12"), run([1, 0], network="C12", seed=1)]
+    for turned, flips in zip(runs, (0.1, 0.02, 0.04)):
+        turned.figures["rotation_spread"] = {
+            stage: spread | {"flips": 0.0 if stage == "int8" else flips} for stage, spread in turned.figures["rotation_spread"].items()
+        }
+    (row,) = study.steadiness_rows(runs)
+    assert (row["equivariant"], row["patches"], row["flips, FP32"], row["logit moves, INT8"]) == ("C12, width 0.35", "1,000", "×0.30", "×1.00")
+    assert row["flips, INT8"] == "none to compare with"
+
+
 def test_the_ablation_compares_with_the_conventional_network():
     def trained(correct, network):
         made = run(correct, network=network)

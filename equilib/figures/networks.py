@@ -87,10 +87,11 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
     Args:
         histories: for each network, rows with epoch, train_loss, valid_loss and valid_accuracy (0 to 1).
     """
+    styles = _styles_by_kind(histories)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, rows in histories.items():
-        epochs, style = [row["epoch"] for row in rows], STYLES[kind]
+        epochs, style = [row["epoch"] for row in rows], styles[kind]
         left.plot(epochs, [row["valid_loss"] for row in rows], label=f"{kind}, validation", **style)
         left.plot(epochs, [row["train_loss"] for row in rows], label=f"{kind}, training", **style | {"marker": ""}, alpha=0.5)
         right.plot(epochs, [100 * row["valid_accuracy"] for row in rows], label=kind, **style)
