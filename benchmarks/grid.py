@@ -67,10 +67,13 @@ class Run:
     seed: int
     divisor: int = DIVISOR
     depthwise: str = "strict"
+    recipe: str = ""  # whose training it gets; by default that of its kind
 
     @property
     def name(self) -> str:
         network = self.kind if self.kind == "conventional" else self.group
+        if self.recipe:
+            network += "_any_angle"
         depthwise = "_fieldwise" if self.depthwise == "fieldwise" else ""
         divisor = f"_m{self.divisor}" if self.divisor != DIVISOR else ""
         return f"{network}{depthwise}_w{self.width:g}{divisor}_{self.patches}_seed{self.seed}"
@@ -90,7 +93,7 @@ class Run:
             epochs=self.epochs,
             batch_size=32,
             seed=self.seed,
-            **RECIPES[self.kind],
+            **RECIPES[self.recipe or self.kind],
         )
 
 
@@ -113,7 +116,11 @@ def runs() -> list[Run]:
         for seed in SEEDS
         for kind, group, depthwise in ABLATION_NETWORKS
     ]
-    return narrow + wide + ablation
+    # The conventional network trained as the equivariant ones are: what remains between them is the network alone.
+    control = [
+        Run("conventional", "C4", 0.35, patches, epochs, seed, ABLATION_DIVISOR, recipe="equivariant") for seed in SEEDS
+    ]
+    return narrow + wide + ablation + control
 
 
 def tables() -> dict[str, str]:

@@ -20,7 +20,8 @@ class Run:
     """One trained network and its figures.
 
     Attributes:
-        network: ``"conventional"``, or the group of the equivariant one (``"C4, field-wise"`` with that depthwise layer).
+        network: ``"conventional"``, or the group of the equivariant one (``"C4, field-wise"`` with that depthwise layer);
+            ``"conventional, any angle"`` where it was trained, as the equivariant ones are, on patches turned by any angle.
         width: multiplier of its channels.
         patches: of the training split that it saw.
         seed: of its training.
@@ -51,6 +52,8 @@ def read_run(path: str | Path) -> Run:
         network = config["kind"] if config["kind"] == "conventional" else config["network"]["group"]
         if network != "conventional" and config["network"]["depthwise"] == "fieldwise":
             network += ", field-wise"
+        if network == "conventional" and config.get("any_angle"):
+            network += ", any angle"
         data = contents["data"]
         return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
     except (KeyError, TypeError) as error:
@@ -62,7 +65,7 @@ def read_runs(folder: str | Path) -> list[Run]:
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no results; benchmarks/grid.py makes them")
-    return sorted(map(read_run, paths), key=lambda run: (run.network != "conventional", run.network, run.width, run.patches, run.seed))
+    return sorted(map(read_run, paths), key=lambda run: (not run.network.startswith("conventional"), run.network, run.width, run.patches, run.seed))
 
 
 def shipped_runs(name: str = "grid") -> list[Run]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,20 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
         channels = tuple(block.outputs for block in network.blocks)
         cells.setdefault((one.divisor, one.width, one.patches, one.seed), []).append((one.epochs, channels))
     sizes = {key[:2]: {len(cell) for other, cell in cells.items() if other[:2] == key[:2]} for key in cells}
-    ablation = {(grid.ABLATION_DIVISOR, 0.35): {len(grid.ABLATION_NETWORKS)}}
+    ablation = {(grid.ABLATION_DIVISOR, 0.35): {len(grid.ABLATION_NETWORKS) + 1}}  # and the control
     assert sizes == {(grid.DIVISOR, 0.35): {3}, (grid.DIVISOR, 1.0): {3}, (grid.DIVISOR, grid.NARROW): {1}} | ablation
     assert all(len(set(cell)) == 1 for cell in cells.values())
+
+
+def test_the_control_differs_from_the_conventional_network_in_its_recipe_alone():
+    grid = pytest.importorskip("grid")
+    configs = {one.name: one.config("data") for one in grid.runs() if one.divisor == grid.ABLATION_DIVISOR}
+    for seed in grid.SEEDS:
+        control = configs[f"conventional_any_angle_w0.35_m24_1000_seed{seed}"]
+        plain = configs[f"conventional_w0.35_m24_1000_seed{seed}"]
+        trained_alike = configs[f"C4_w0.35_m24_1000_seed{seed}"]
+        assert replace(control, **grid.RECIPES["conventional"], any_angle=0.0) == plain
+        assert replace(control, kind="equivariant") == trained_alike
 
 
 def test_networks_of_the_ablation_can_be_built():

@@ -155,9 +155,9 @@ def test_files_that_are_no_runs(tmp_path):
 
 
 def test_runs_are_read_in_order(tmp_path):
-    def write(name, kind, patches, seed, depthwise="strict"):
+    def write(name, kind, patches, seed, depthwise="strict", **training):
         network = {"group": "C4", "width": 0.35, "depthwise": depthwise}
-        figures = run([1, 0]).figures | {"config": {"kind": kind, "network": network}}
+        figures = run([1, 0]).figures | {"config": {"kind": kind, "network": network, **training}}
         contents = {"data": {"label": "x", "train": patches}, "seed": seed, "command": "c", "model": figures}
         (tmp_path / f"{name}.json").write_text(json.dumps(contents))
 
@@ -169,7 +169,10 @@ def test_runs_are_read_in_order(tmp_path):
     assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
     write("d", "equivariant", 1000, 0, "fieldwise")
     write("e", "conventional", 1000, 0, "fieldwise")  # which means nothing to it
-    assert [r.network for r in study.read_runs(tmp_path)] == [*["conventional"] * 3, "C4", "C4, field-wise"]
+    write("f", "conventional", 1000, 0, any_angle=1.0)
+    write("g", "equivariant", 1000, 1, any_angle=1.0)  # as is usual for it
+    names = [*["conventional"] * 3, "conventional, any angle", "C4", "C4", "C4, field-wise"]
+    assert [r.network for r in study.read_runs(tmp_path)] == names
 
 
 def test_the_learning_curve_shows_mean_spread_and_every_run():
