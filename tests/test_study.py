@@ -13,6 +13,7 @@ def run(correct, *, int8=None, network="conventional", seed=0, patches=1000, wid
     accuracy = {"fp32": {"auc": 0.9, "cross_entropy": 0.4, "calibration_error": 0.05}}
     figures = {
         "parameters": 100,
+        "macs": 5_000_000,
         "accuracy": accuracy,
         "per_patch": {
             "label": [1] * len(correct),
