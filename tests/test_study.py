@@ -191,6 +191,17 @@ def test_the_learning_curve_shows_mean_spread_and_every_run():
     assert "training patches" in repr(figure)
 
 
+def test_accuracy_by_parameters_puts_each_network_at_its_sizes():
+    from equilib import figures
+
+    figure = figures.accuracy_by_parameters({"conventional": {95_000: [0.8], 326_000: [0.7, 0.9]}, "C12": {26_000: [0.6]}})
+    (ax,) = figure.axes
+    bars = {container.get_label(): container.lines[0] for container in ax.containers}
+    assert bars["conventional"].get_xdata() == pytest.approx([95_000, 326_000]) and bars["C12"].get_xdata() == pytest.approx([26_000])
+    assert bars["conventional"].get_ydata() == pytest.approx([80, 80])
+    assert ax.get_xscale() == "log" and ax.get_xlabel() == "trainable parameters"
+
+
 def test_accuracy_by_angle_closes_the_circle_and_keeps_styles():
     from equilib import figures
 

@@ -9,6 +9,7 @@ from equilib.figures.filters import aliases, basis_sizes, cutoff_errors, harmoni
 from equilib.figures.grids import plan, sampled_points, sampling
 from equilib.figures.networks import (
     accuracy_by_angle,
+    accuracy_by_parameters,
     bars,
     channel_ranges,
     convergence,

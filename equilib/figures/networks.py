@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from equilib.figures.style import BLUE, GREY, ORANGE, SERIES, STYLES, YELLOW, Figure
 
@@ -312,29 +313,41 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
     Args:
         accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
     """
+    figure, ax = _runs_with_bars(accuracies, apart=1.04)  # so that bars at the same size stand side by side
+    ax.set(title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)", xlabel="training patches")
+    sizes = sorted({size for row in accuracies.values() for size in row})
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    return figure
+
+
+def accuracy_by_parameters(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+    """Test accuracy against the number of trainable parameters, each network at several widths.
+
+    Args:
+        accuracies: for each network, for each number of parameters, the accuracy (0 to 1) of each run.
+    """
+    figure, ax = _runs_with_bars(accuracies)
+    ax.set(title="Accuracy on test patches, each network at several widths (bars and dots as above)", xlabel="trainable parameters")
+    return figure
+
+
+def _runs_with_bars(accuracies: Mapping[str, Mapping[int, Sequence[float]]], apart: float = 1.0) -> tuple[Figure, Axes]:
+    """Accuracy of runs on a logarithmic axis; each network's points stand a factor `apart` to the right of the one's before."""
     styles = _styles_by_kind(accuracies)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     ax = figure.subplots()
-    sizes = sorted({size for row in accuracies.values() for size in row})
     for index, (name, row) in enumerate(accuracies.items()):
         style = styles[name]
-        shift = 1.04 ** (index - (len(accuracies) - 1) / 2)  # so that bars at the same size stand side by side
         values = [100 * np.asarray(row[size]) for size in sorted(row)]
         spread = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
-        x = np.array(sorted(row)) * shift
+        x = np.array(sorted(row)) * apart ** (index - (len(accuracies) - 1) / 2)
         ax.errorbar(x, [value.mean() for value in values], spread, label=name, capsize=4, markersize=7, **style)
         for position, value in zip(x, values):
             ax.plot(np.full(len(value), position * 1.012), value, linestyle="none", marker=".", color=style["color"], alpha=0.6)
-    ax.set(
-        title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)",
-        xlabel="training patches",
-        ylabel="accuracy [%]",
-        xscale="log",
-    )
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.minorticks_off()
+    ax.set(ylabel="accuracy [%]", xscale="log")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return figure
+    return figure, ax
 
 
 def _styles_by_kind(names: Iterable[str]) -> dict[str, dict]:
