@@ -264,19 +264,23 @@ def _pair(group: list[Run], baseline: list[Run]) -> dict[str, str]:
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Networks of the same channels beside the conventional one among them: which part of the design does what.
 
-    Raises ValueError where the runs differ in width or number of patches, or where no conventional network is among them.
+    Where a conventional network trained as the others are is among them, they are compared with that one, too.  Raises ValueError where the runs differ in width or number of patches, or where no conventional network is among them.
     """
     if len({(run.width, run.patches) for run in runs}) != 1:
         raise ValueError("an ablation compares runs of one width and one number of patches")
-    baseline = select(runs, network="conventional")
-    if not baseline:
+    if not select(runs, network="conventional"):
         raise ValueError("an ablation needs a conventional network to compare with")
+    baselines = {name: select(runs, network=name) for name in ("conventional", "conventional, any angle")}
     rows = []
     for (network, _, _), group in cells(runs):
         figures = group[0].figures
         loss = np.mean([min(epoch["valid_loss"] for epoch in run.figures["history"]) for run in group])
-        gain = advantage(group, baseline)
-        difference = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+        differences = {}
+        for name, baseline in baselines.items():
+            if baseline:
+                gain = advantage(group, baseline)
+                text = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+                differences[f"minus {name} [points]"] = "" if name == network else text
         rows.append(
             {
                 "network": network,
@@ -287,7 +291,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 "FP32 [%]": points(accuracy(group)),
                 "AUC": f"{np.mean([run.figures['accuracy']['fp32']['auc'] for run in group]):.3f}",
                 "INT8 [%]": points(accuracy(group, "int8")),
-                "minus conventional [points]": "" if network == "conventional" else difference,
+                **differences,
                 "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
                 "flips at quarter turns": _flips(group, "fp32", quarter=True),
                 "flips between": _flips(group, "fp32", quarter=False),

@@ -141,6 +141,11 @@ def test_the_ablation_compares_with_the_conventional_network():
     assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (+0.0 to")
     assert rows["D12"]["minus conventional [points]"].startswith("-25.0 (")
     assert rows["C1"]["validation loss"] == "0.400" and rows["C1"]["flips between"] == "30.0 %"
+    control = "minus conventional, any angle [points]"
+    assert control not in rows["C1"], "nothing to compare with"
+    rows = {row["network"]: row for row in study.ablation_rows([*runs, trained([1, 1, 1, 1], "conventional, any angle")])}
+    assert rows["C1"][control].startswith("-25.0 (") and rows["conventional"][control].startswith("-50.0 (")
+    assert rows["conventional, any angle"][control] == ""
     with pytest.raises(ValueError, match="one width and one number of patches"):
         study.ablation_rows([*runs, replace(runs[0], patches=4000)])
     with pytest.raises(ValueError, match="a conventional network"):
