@@ -172,6 +172,11 @@ def points(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f}{spread}"
 
 
+def difference(estimate: Estimate) -> str:
+    """A difference of accuracies as text in percentage points: mean (interval of 95 %)."""
+    return f"{100 * estimate.mean:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+
+
 def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """A row for each network and number of patches: Table 1 of the paper, on several seeds."""
     rows = []
@@ -278,9 +283,8 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         differences = {}
         for name, baseline in baselines.items():
             if baseline:
-                gain = advantage(group, baseline)
-                text = f"{100 * gain.mean:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-                differences[f"minus {name} [points]"] = "" if name == network else text
+                gain = difference(advantage(group, baseline))
+                differences[f"minus {name} [points]"] = "" if name == network else gain
         rows.append(
             {
                 "network": network,
