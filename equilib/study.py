@@ -298,6 +298,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 **differences,
                 "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
                 "flips at quarter turns": _flips(group, "fp32", quarter=True),
+                "flips between": _flips(group, "fp32", quarter=False),
             }
         )
     return rows
