@@ -48,6 +48,13 @@ ABLATION_NETWORKS = (
     ("equivariant", "C4", "fieldwise"),
     ("equivariant", "C12", "fieldwise"),
 )
+# Those of the ablation with the lowest validation loss at 1,000 patches, and the conventional one: also with the most
+# patches.  Does what is gained by more filters stay when there are more patches?
+ABLATION_CHOSEN = (
+    ("conventional", "C4", "strict"),
+    ("equivariant", "C4", "fieldwise"),
+    ("equivariant", "C4", "strict"),
+)
 # What the search on validation patches picked for each network (benchmarks/search.py).
 RECIPES = {
     "conventional": {"stain": 0.1, "learning_rate": 1e-2, "recalibrate": 512},
@@ -110,13 +117,14 @@ def runs() -> list[Run]:
         for seed in SEEDS
         for kind, group in NETWORKS
     ]
-    patches, epochs = SIZES[0]
     ablation = [
-        Run(kind, group, 0.35, patches, epochs, seed, ABLATION_DIVISOR, depthwise)
+        Run(kind, group, 0.35, size, length, seed, ABLATION_DIVISOR, depthwise)
+        for (size, length), networks in ((SIZES[0], ABLATION_NETWORKS), (SIZES[-1], ABLATION_CHOSEN))
         for seed in SEEDS
-        for kind, group, depthwise in ABLATION_NETWORKS
+        for kind, group, depthwise in networks
     ]
     # The conventional network trained as the equivariant ones are: what remains between them is the network alone.
+    patches, epochs = SIZES[0]
     control = [
         Run("conventional", "C4", 0.35, patches, epochs, seed, ABLATION_DIVISOR, recipe="equivariant") for seed in SEEDS
     ]
