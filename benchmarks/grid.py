@@ -132,12 +132,18 @@ def runs() -> list[Run]:
 
 
 def tables() -> dict[str, str]:
-    """The tables for the README, by the name of their marks; without that of the ablation while it has no runs."""
+    """The tables for the README, by the name of their marks; those of the ablation only where it has runs."""
     grid = study.read_runs(RESULTS / "grid")
     parts = (study.accuracy_rows, study.int8_rows, study.advantage_rows, study.rotation_rows, study.steadiness_rows)
     found = {"grid": "\n\n".join(markdown_table(part(grid)) for part in parts)}
     if (RESULTS / "ablation").is_dir():
-        found["ablation"] = markdown_table(study.ablation_rows(study.read_runs(RESULTS / "ablation")))
+        ablation = study.read_runs(RESULTS / "ablation")
+        few, most = (study.select(ablation, patches=size) for size in (SIZES[0][0], SIZES[-1][0]))
+        found["ablation"] = markdown_table(study.ablation_rows(few))
+        if most:
+            both = [run for run in ablation if study.select(most, network=run.network)]
+            tables = study.ablation_rows(most), study.advantage_rows(both)
+            found["ablation, most patches"] = "\n\n".join(map(markdown_table, tables))
     return found
 
 

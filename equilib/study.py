@@ -227,7 +227,8 @@ def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Each equivariant network minus each conventional one that it can be compared with, at each number of patches.
 
-    Comparable are networks of the same channels (so of the same cost), and of the same parameters (to within 30 %).
+    Comparable are networks of the same channels (so of the same cost, unless depthwise layers are field-wise), and of the
+    same parameters (to within 30 %).
     """
     rows = []
     for group, baseline in _comparable(runs):
@@ -248,7 +249,7 @@ def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 def _comparable(runs: Sequence[Run]) -> list[tuple[list[Run], list[Run]]]:
     pairs = []
     for (network, width, patches), group in cells(runs):
-        if network == "conventional":
+        if network.startswith("conventional"):
             continue
         for (_, other_width, _), baseline in cells(select(runs, network="conventional", patches=patches)):
             ratio = baseline[0].figures["parameters"] / group[0].figures["parameters"]

@@ -76,9 +76,16 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
         network = one.config("data").network
         channels = tuple(block.outputs for block in network.blocks)
         cells.setdefault((one.divisor, one.width, one.patches, one.seed), []).append((one.epochs, channels))
-    sizes = {key[:2]: {len(cell) for other, cell in cells.items() if other[:2] == key[:2]} for key in cells}
-    ablation = {(grid.ABLATION_DIVISOR, 0.35): {len(grid.ABLATION_NETWORKS) + 1}}  # and the control
-    assert sizes == {(grid.DIVISOR, 0.35): {3}, (grid.DIVISOR, 1.0): {3}, (grid.DIVISOR, grid.NARROW): {1}} | ablation
+    sizes = {}
+    for (divisor, width, patches, _), cell in cells.items():
+        sizes.setdefault((divisor, width, patches), set()).add(len(cell))
+    few, *_, most = (patches for patches, _ in grid.SIZES)
+    expected = {(grid.DIVISOR, 0.35): 3, (grid.DIVISOR, 1.0): 3, (grid.DIVISOR, grid.NARROW): 1}
+    assert sizes == {(*key, patches): {count} for key, count in expected.items() for patches, _ in grid.SIZES} | {
+        (grid.ABLATION_DIVISOR, 0.35, few): {len(grid.ABLATION_NETWORKS) + 1},  # and the control
+        (grid.ABLATION_DIVISOR, 0.35, most): {len(grid.ABLATION_CHOSEN)},
+    }
+    assert set(grid.ABLATION_CHOSEN) < set(grid.ABLATION_NETWORKS)
     assert all(len(set(cell)) == 1 for cell in cells.values())
 
 
@@ -98,7 +105,8 @@ def test_networks_of_the_ablation_can_be_built():
     from equilib.mobilenet import build, count_parameters
 
     grid = pytest.importorskip("grid")
-    configs = [one.config("data") for one in grid.runs() if (one.divisor, one.seed) == (grid.ABLATION_DIVISOR, 0)]
+    chosen = (grid.ABLATION_DIVISOR, grid.SIZES[0][0], 0)
+    configs = [one.config("data") for one in grid.runs() if (one.divisor, one.patches, one.seed) == chosen]
     counts = {
         (config.kind, config.network.group, config.network.depthwise): count_parameters(build(config.kind, config.network))
         for config in configs

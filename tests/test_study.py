@@ -105,6 +105,8 @@ def test_tables_name_every_cell_once():
     assert same == {"width 0.15: same parameters", "width 0.35: same channels"}
     narrow.figures["parameters"] = 200  # too many to be comparable
     assert len(study.advantage_rows([*runs, narrow])) == 1
+    trained_alike = replace(runs[0], network="conventional, any angle")
+    assert len(study.advantage_rows([*runs, trained_alike])) == 1, "it is no equivariant network"
     turned = study.rotation_rows(runs)
     assert len(turned) == 3
     assert (turned[0]["flips at quarter turns, FP32"], turned[0]["flips between, FP32"]) == ("0.0 %", "30.0 %")
