@@ -30,8 +30,6 @@ RESULTS = Path(__file__).parent.parent / "results"
 # Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.
 SIZES = ((1000, 30), (4000, 12), (20000, 6))
 SEEDS = (0, 1, 2)
-# Of these patches and this seed the accuracy is measured at every 5 degrees, which takes minutes a network.
-SWEPT = (4000, 0)
 # Every network has channels in multiples of 12, so that one conventional network compares with both groups.
 DIVISOR = 12
 # A conventional network with about the parameters of the one for C4 at width 0.35 (94,898 and 79,508).
@@ -134,16 +132,16 @@ def runs() -> list[Run]:
 def tables() -> dict[str, str]:
     """The tables for the README, by the name of their marks; those of the ablation only where it has runs."""
     grid = study.read_runs(RESULTS / "grid")
-    parts = (study.accuracy_rows, study.int8_rows, study.advantage_rows, study.rotation_rows, study.steadiness_rows)
-    found = {"grid": "\n\n".join(markdown_table(part(grid)) for part in parts)}
+    kinds = (study.accuracy_rows, study.int8_rows, study.advantage_rows, study.rotation_rows, study.steadiness_rows)
+    found = {"grid": "\n\n".join(markdown_table(rows(grid)) for rows in kinds)}
     if (RESULTS / "ablation").is_dir():
         ablation = study.read_runs(RESULTS / "ablation")
         few, most = (study.select(ablation, patches=size) for size in (SIZES[0][0], SIZES[-1][0]))
         found["ablation"] = markdown_table(study.ablation_rows(few))
         if most:
             both = [run for run in ablation if study.select(most, network=run.network)]
-            tables = study.ablation_rows(most), study.advantage_rows(both)
-            found["ablation, most patches"] = "\n\n".join(map(markdown_table, tables))
+            parts = study.ablation_rows(most), study.advantage_rows(both), study.steadiness_rows(both)
+            found["ablation, most patches"] = "\n\n".join(map(markdown_table, parts))
     return found
 
 
@@ -156,7 +154,6 @@ def execute(run: Run, data: str, folder: Path, label: str) -> None:
         config,
         folder / f"{run.name}_int8.onnx",
         angles=(30, 90),
-        accuracy_angles=range(0, 360, 5) if (run.patches, run.seed) == SWEPT else (),
         measured=200,
     )
     write_json(

@@ -23,7 +23,6 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 
 from equilib import __version__, dfq, int8
 from equilib.equivariance import (
-    answers_by_angle,
     equivariance_sweep,
     interpolation_control,
     mean_over_quarter_turns,
@@ -119,7 +118,6 @@ def measure(
     *,
     angles: Sequence[float] = (30, 60, 90, 180, 270),
     measured: int = 300,
-    accuracy_angles: Sequence[float] = (),
     data: str | Path | None = None,
 ) -> dict:
     """All figures of one trained network, as a JSON-compatible dictionary.
@@ -130,7 +128,6 @@ def measure(
         angles: of the equivariance errors, in degrees; multiples of 90 are exact rotations, at the others the
             interpolation control is measured too.
         measured: test patches on which equivariance errors are measured.
-        accuracy_angles: rotations, in degrees, at which the accuracy on these patches is measured as well.
         data: folder of the test split, by default the training's.
 
     Returns:
@@ -139,7 +136,6 @@ def measure(
         INT8.  ``equivariance``: for each stage, a list of errors.
         ``logit_change``: relative differences between stages.  ``rotation_spread``: over all multiples of 30 degrees.
         ``int8_identical_under_quarter_turns``: share of test patches with the very same logits.
-        ``accuracy_by_angle``: of FP32, and of the control that rotates there and back.
         ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
     """
     size = config.network.input_size
@@ -195,7 +191,6 @@ def measure(
             stage: [round(value, 4) for value in (logits[stage][:, 1] - logits[stage][:, 0]).tolist()]
             for stage in ("fp32", "fp32, mean of four rotations", "int8")
         },
-        "accuracy_by_angle": _accuracy_by_angle(model.exported, sample, labels[: len(sample)], accuracy_angles),
         "rotation_spread": {
             "fp32": asdict(rotation_spread(model.exported, sample, around)),
             "int8": asdict(rotation_spread(running, sample, around)),
@@ -209,16 +204,6 @@ def measure(
             asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between
         ],
     }
-
-
-def _accuracy_by_angle(model: nn.Module, images: Tensor, labels: Tensor, angles: Sequence[float]) -> dict:
-    if not angles:
-        return {}
-    right = {
-        name: answers_by_angle(model, images, angles, and_back=and_back) == labels
-        for name, and_back in (("fp32", False), ("fp32, there and back", True))
-    }
-    return {"degrees": list(angles)} | {name: found.double().mean(1).tolist() for name, found in right.items()}
 
 
 def compare(

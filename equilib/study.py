@@ -270,7 +270,10 @@ def _pair(group: list[Run], baseline: list[Run]) -> dict[str, str]:
 def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Networks of the same channels beside the conventional one among them: which part of the design does what.
 
-    Where a conventional network trained as the others are is among them, they are compared with that one, too.  Raises ValueError where the runs differ in width or number of patches, or where no conventional network is among them.
+    Where a conventional network trained as the others are is among them, they are compared with that one, too.
+
+    Raises:
+        ValueError: the runs differ in width or number of patches, or no conventional network is among them.
     """
     if len({(run.width, run.patches) for run in runs}) != 1:
         raise ValueError("an ablation compares runs of one width and one number of patches")
@@ -298,8 +301,6 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 "INT8 [%]": points(accuracy(group, "int8")),
                 **differences,
                 "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
-                "flips at quarter turns": _flips(group, "fp32", quarter=True),
-                "flips between": _flips(group, "fp32", quarter=False),
             }
         )
     return rows

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from equilib.equivariance import run_model
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 readme = pytest.importorskip("readme")
@@ -116,6 +118,25 @@ def test_networks_of_the_ablation_can_be_built():
     # The band limit alone takes a third of the filters of 3x3, and nothing else, from the conventional network.
     assert 0.9 < strict[0] / counts["conventional", "C4", "strict"] < 1
     assert all(counts["equivariant", group, "fieldwise"] > counts["equivariant", group, "strict"] for group in ("C4", "C12"))
+
+
+def test_the_sweep_repeats_every_quarter_turn_for_an_invariant_network():
+    """…and the control for any, since turning there and back by 90 degrees more changes nothing."""
+    from equilib.mobilenet import MobileNetConfig, build, estimate_statistics
+
+    angles = pytest.importorskip("angles")
+    torch.manual_seed(0)
+    images, labels = torch.randn(24, 3, 95, 95), torch.arange(24) % 2
+    found = {}
+    for kind in ("conventional", "equivariant"):
+        model = estimate_statistics(build(kind, MobileNetConfig(width=0.15, group="C4")), images)
+        upright = (run_model(model, images).argmax(1) == labels).double().mean().item()
+        found[kind] = angles.sweep(model, images, labels, (0, 90, 210, 300))
+        assert found[kind]["turned"][0] == found[kind]["there and back"][0] == upright
+        assert found[kind]["there and back"][2] == found[kind]["there and back"][3]
+    turned = found["equivariant"]["turned"]
+    assert turned[0] == turned[1] and turned[2] == turned[3]
+    assert found["conventional"]["turned"][0] != found["conventional"]["turned"][1]
 
 
 def test_the_search_gives_both_networks_the_same_variations():

@@ -142,7 +142,7 @@ def test_the_ablation_compares_with_the_conventional_network():
     assert rows["conventional"]["minus conventional [points]"] == ""
     assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (+0.0 to")
     assert rows["D12"]["minus conventional [points]"].startswith("-25.0 (")
-    assert rows["C1"]["validation loss"] == "0.400" and rows["C1"]["flips at quarter turns"] == "0.0 %"
+    assert rows["C1"]["validation loss"] == "0.400"
     control = "minus conventional, any angle [points]"
     assert control not in rows["C1"], "nothing to compare with"
     rows = {row["network"]: row for row in study.ablation_rows([*runs, trained([1, 1, 1, 1], "conventional, any angle")])}
