@@ -129,20 +129,29 @@ def runs() -> list[Run]:
     return narrow + wide + ablation + control
 
 
-def tables() -> dict[str, str]:
-    """The tables for the README, by the name of their marks; those of the ablation only where it has runs."""
-    grid = study.read_runs(RESULTS / "grid")
-    kinds = (study.accuracy_rows, study.int8_rows, study.advantage_rows, study.rotation_rows, study.steadiness_rows)
-    found = {"grid": "\n\n".join(markdown_table(rows(grid)) for rows in kinds)}
-    if (RESULTS / "ablation").is_dir():
-        ablation = study.read_runs(RESULTS / "ablation")
-        few, most = (study.select(ablation, patches=size) for size in (SIZES[0][0], SIZES[-1][0]))
-        found["ablation"] = markdown_table(study.ablation_rows(few))
-        if most:
-            both = [run for run in ablation if study.select(most, network=run.network)]
-            parts = study.ablation_rows(most), study.advantage_rows(both), study.steadiness_rows(both)
-            found["ablation, most patches"] = "\n\n".join(map(markdown_table, parts))
-    return found
+def tables() -> dict[Path, dict[str, str]]:
+    """For both READMEs the tables by the name of their marks."""
+    grid, ablation = (study.read_runs(RESULTS / name) for name in ("grid", "ablation"))
+    few, most = (study.select(ablation, patches=size) for size in (SIZES[0][0], SIZES[-1][0]))
+    chosen = [run for run in ablation if study.select(most, network=run.network)]
+
+    def text(*tables):
+        return "\n\n".join(map(markdown_table, tables))
+
+    rotation = study.rotation_rows(grid), study.steadiness_rows(grid)
+    return {
+        readme.README: {
+            "table 1": text(study.table_1(grid, most)),
+            "differences": text(study.advantage_rows(grid)),
+            "differences, multiples of 24": text(study.advantage_rows(chosen)),
+        },
+        readme.RESULTS: {
+            "grid": text(study.accuracy_rows(grid), study.int8_rows(grid), *rotation),
+            "ablation": text(study.ablation_rows(few)),
+            "ablation, most patches": text(study.ablation_rows(most), study.rotation_rows(chosen), study.steadiness_rows(chosen)),
+            "again": again_table(),
+        },
+    }
 
 
 def execute(run: Run, data: str, folder: Path, label: str) -> None:
@@ -234,14 +243,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="train runs that have their JSON once more, and compare")
     parser.add_argument("--ship", action="store_true", help="train nothing; put weights and INT8 models of the runs into results/")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew the README")
+    parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew both READMEs")
     options = parser.parse_args()
     if options.tables:
-        for name, text in tables().items():
-            print(text, end="\n\n")
-            readme.write(name, text)
-        print(again_table())
-        readme.write("again", again_table(), readme.RESULTS)
+        for path, parts in tables().items():
+            for name, text in parts.items():
+                print(text, end="\n\n")
+                readme.write(name, text, path)
         return
     chosen = [run for run in runs() if any(part in run.name for part in options.only)]
     if options.list:

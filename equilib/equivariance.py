@@ -186,21 +186,6 @@ def rotation_spread(
     return RotationSpread(angles, flips.mean().item(), spread.item(), tuple(flips.tolist()))
 
 
-def answers_by_angle(
-    model: Model, images: Tensor, angles: Iterable[float], *, and_back: bool = False, batch_size: int = 64
-) -> Tensor:
-    """The predicted class of each image at each angle, (angles, B).
-
-    Args:
-        and_back: rotate there and back again: the control that shows what interpolation alone does.
-    """
-    classes = []
-    for angle in angles:
-        turned = rotate(rotate(images, angle), -angle) if and_back else rotate(images, angle)
-        classes.append(run_model(model, turned, batch_size=batch_size).argmax(1))
-    return torch.stack(classes)
-
-
 def mean_over_quarter_turns(model: Model) -> Callable[[Tensor], Tensor]:
     """The model averaged over the four rotations of its input: invariant to them, at four times the cost.
 

@@ -207,6 +207,46 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+# Accuracies on all of PCam, 262,144 training patches.  The first two: the paper, Table 1.
+PUBLISHED = (
+    {"network": "the paper: conventional", "FP32 [%]": "84.67 ± 1.91", "INT8 [%]": "84.32 ± 1.76", "INT8 − FP32 [points]": "-0.4"},
+    {"network": "the paper: C12", "FP32 [%]": "89.19 ± 0.79", "INT8 [%]": "88.94 ± 0.66", "INT8 − FP32 [points]": "-0.3"},
+    {"network": "equivariant DenseNet (Veeling et al. 2018)", "FP32 [%]": "89.8"},
+)
+
+
+def table_1(*groups: Sequence[Run]) -> list[dict[str, str]]:
+    """The paper's Table 1 from our runs with the most training patches, and the published accuracies below them.
+
+    Args:
+        groups: runs that differ in more than network, width, patches and seed (as the grid and the ablation do, in the
+            rounding of channels) go in groups of their own.
+    """
+    rows = []
+    for group in groups:
+        most = max(run.patches for run in group)
+        for (network, width, _), runs in cells(select(group, patches=most)):
+            figures = runs[0].figures
+            change = int8_change(runs)
+            rows.append(
+                {
+                    "network": network,
+                    "width": f"{width:g}",
+                    "channels, multiples of": str(figures["config"]["network"]["divisor"]),
+                    "trained on": f"{runs[0].label}, {most:,} patches",
+                    "parameters": f"{figures['parameters']:,}",
+                    "MACs [millions]": f"{figures['macs'] / 1e6:.0f}",
+                    "seeds": str(len(runs)),
+                    "FP32 [%]": points(accuracy(runs)),
+                    "INT8 [%]": points(accuracy(runs, "int8")),
+                    "INT8 − FP32 [points]": f"{100 * change.mean:+.1f}",
+                    "classes that flip at quarter turns, INT8": _flips(runs, "int8", quarter=True),
+                }
+            )
+    unknown = dict.fromkeys(rows[0], "") | {"width": "1", "trained on": "PCam, 262,144 patches"}
+    return rows + [unknown | published for published in PUBLISHED]
+
+
 def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """What rounding to INT8 changes, for each network: paired over patches, the runs of all sizes and seeds pooled."""
     rows = []

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from equilib.equivariance import (
-    answers_by_angle,
     assert_equivariant,
     equivariance_error,
     equivariance_sweep,
@@ -176,14 +175,3 @@ def test_the_mean_over_quarter_turns_is_invariant(tissue):
     assert_equivariant(averaged, images, (90, 180, 270), tolerance=1e-12)
     invariant = mean_over_quarter_turns(lambda x: x.mean((2, 3)))
     assert torch.allclose(invariant(images), images.mean((2, 3)))
-
-
-def test_answers_by_angle(tissue):
-    def brighter_half(x):  # which half of the picture is brighter, the upper or the lower
-        return torch.stack([x[:, :, :47].mean((1, 2, 3)), x[:, :, 48:].mean((1, 2, 3))], 1)
-
-    answers = answers_by_angle(brighter_half, tissue, (0, 180, 360))
-    assert answers.shape == (3, len(tissue))
-    assert torch.equal(answers[0], brighter_half(tissue).argmax(1)) and torch.equal(answers[1], 1 - answers[0])
-    assert torch.equal(answers[2], answers[0])
-    assert torch.equal(answers_by_angle(brighter_half, tissue, (180,), and_back=True)[0], answers[0])

@@ -113,6 +113,22 @@ def test_tables_name_every_cell_once():
     assert study.accuracy_rows(runs)[0]["seeds"] == "2"
 
 
+def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
+    def rounded(runs, divisor):
+        for one in runs:
+            one.figures["config"] = {"network": {"divisor": divisor}}
+        return runs
+
+    few, many = rounded(coins(1, 50, 0.9), 12), rounded([run([1, 1, 0, 0], patches=4000), run([1, 1, 1, 0], patches=4000, seed=1)], 12)
+    other = rounded([run([1, 1, 1, 1], network="C4")], 24)
+    first, second, *published = study.table_1([*few, *many], other)
+    assert (first["seeds"], first["FP32 [%]"], first["channels, multiples of"]) == ("2", "62.5 ± 17.7", "12")
+    assert first["trained on"] == "made up, 4,000 patches"
+    assert (second["network"], second["INT8 [%]"], second["channels, multiples of"]) == ("C4", "100.0", "24")
+    assert [row["FP32 [%]"] for row in published] == ["84.67 ± 1.91", "89.19 ± 0.79", "89.8"]
+    assert all(list(row) == list(first) for row in published), "a table has one header"
+
+
 def test_int8_is_pooled_over_sizes_and_seeds():
     runs = [run([1, 1, 0, 0], int8=[1, 0, 0, 0]), run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000), run([1, 1], network="C4")]
     first, second = study.int8_rows(runs)
