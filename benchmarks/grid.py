@@ -45,13 +45,14 @@ ABLATION_NETWORKS = (
     ("equivariant", "D12", "strict"),
     ("equivariant", "C4", "fieldwise"),
     ("equivariant", "C12", "fieldwise"),
+    ("conventional", "C4", "fieldwise"),  # the control of the field-wise C4: the same layers, nothing shared
 )
-# Those of the ablation with the lowest validation loss at 1,000 patches, and the conventional one: also with the most
-# patches.  Does what is gained by more filters stay when there are more patches?
+# The equivariant one of the ablation with the lowest validation loss at 1,000 patches, and the conventional ones of the same
+# channels: also with the most patches.  Does what is gained by more filters stay when there are more patches?
 ABLATION_CHOSEN = (
     ("conventional", "C4", "strict"),
+    ("conventional", "C4", "fieldwise"),
     ("equivariant", "C4", "fieldwise"),
-    ("equivariant", "C4", "strict"),
 )
 # What the search on validation patches picked for each network (benchmarks/search.py).
 RECIPES = {
@@ -79,7 +80,9 @@ class Run:
         network = self.kind if self.kind == "conventional" else self.group
         if self.recipe:
             network += "_any_angle"
-        depthwise = "_fieldwise" if self.depthwise == "fieldwise" else ""
+        depthwise = ""
+        if self.depthwise == "fieldwise":
+            depthwise = "_grouped" if self.kind == "conventional" else "_fieldwise"
         divisor = f"_m{self.divisor}" if self.divisor != DIVISOR else ""
         return f"{network}{depthwise}_w{self.width:g}{divisor}_{self.patches}_seed{self.seed}"
 

@@ -56,7 +56,8 @@ class MobileNetConfig:
         strided_padding: zero padding of the layers with a stride (layers of stride 1 keep their size).
         input_size: height and width of the (cropped) input, in pixels.
         classes: number of logits.
-        depthwise: ``"strict"`` or ``"fieldwise"``, see :class:`equilib.layers.SteerableConv`.
+        depthwise: ``"strict"`` or ``"fieldwise"``, see :class:`equilib.layers.SteerableConv`.  In the conventional network
+            a ``"fieldwise"`` layer is a convolution in groups of |G| channels: what the equivariant one is once exported.
         group_pooling: how the equivariant network becomes invariant: the ``"mean"`` over each field, in the
             classifier (the exported network then is a conventional MobileNetV2), or the ``"max"`` before the spatial
             mean.
@@ -212,7 +213,18 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.dropout(self.pool(self.features(self.input_mask(x)))))
 
 
+def _check_divisor(config: MobileNetConfig) -> None:
+    order = config.symmetry.order
+    if config.divisor % order:
+        raise ValueError(f"divisor={config.divisor} is no multiple of |{config.symmetry.name}| = {order}")
+
+
 def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
+    mixed = 1  # channels that a depthwise filter sees
+    if config.depthwise == "fieldwise":
+        _check_divisor(config)
+        mixed = config.symmetry.order
+
     def conv(inputs, outputs, window, groups=1, activation=True):
         layers = OrderedDict(
             conv=nn.Conv2d(inputs, outputs, window.kernel, window.stride, window.padding, groups=groups, bias=False),
@@ -226,7 +238,7 @@ def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
         body = nn.Sequential()
         if spec.hidden != spec.inputs:
             body.add_module("expand", conv(spec.inputs, spec.hidden, Window(1)))
-        body.add_module("depthwise", conv(spec.hidden, spec.hidden, spec.window, groups=spec.hidden))
+        body.add_module("depthwise", conv(spec.hidden, spec.hidden, spec.window, groups=spec.hidden // mixed))
         body.add_module("project", conv(spec.hidden, spec.outputs, Window(1), activation=False))
         return Residual(body) if spec.residual else body
 
@@ -263,8 +275,7 @@ class EquivariantMobileNetV2(nn.Module):
 
         self.config = config
         group = config.symmetry
-        if config.divisor % group.order:
-            raise ValueError(f"divisor={config.divisor} is no multiple of |{group.name}| = {group.order}")
+        _check_divisor(config)
         self.input_mask = DiscMask(config.input_size)
         self.features = _equivariant_features(config)
         self.pool = DiscMean(config.final_size)

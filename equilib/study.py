@@ -21,6 +21,7 @@ class Run:
 
     Attributes:
         network: ``"conventional"``, or the group of the equivariant one (``"C4, field-wise"`` with that depthwise layer);
+            ``"conventional, grouped"`` where its depthwise layers mix as many channels as field-wise ones do;
             ``"conventional, any angle"`` where it was trained, as the equivariant ones are, on patches turned by any angle.
         width: multiplier of its channels.
         patches: of the training split that it saw.
@@ -50,9 +51,9 @@ def read_run(path: str | Path) -> Run:
     try:
         figures, config = contents["model"], contents["model"]["config"]
         network = config["kind"] if config["kind"] == "conventional" else config["network"]["group"]
-        if network != "conventional" and config["network"]["depthwise"] == "fieldwise":
-            network += ", field-wise"
-        if network == "conventional" and config.get("any_angle"):
+        if config["network"]["depthwise"] == "fieldwise":
+            network += ", grouped" if network == "conventional" else ", field-wise"
+        if config["kind"] == "conventional" and config.get("any_angle"):
             network += ", any angle"
         data = contents["data"]
         return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
@@ -291,7 +292,8 @@ def _comparable(runs: Sequence[Run]) -> list[tuple[list[Run], list[Run]]]:
     for (network, width, patches), group in cells(runs):
         if network.startswith("conventional"):
             continue
-        for (_, other_width, _), baseline in cells(select(runs, network="conventional", patches=patches)):
+        others = [run for run in select(runs, patches=patches) if run.network.startswith("conventional")]
+        for (_, other_width, _), baseline in cells(others):
             ratio = baseline[0].figures["parameters"] / group[0].figures["parameters"]
             if other_width == width or 1 / 1.3 < ratio < 1.3:
                 pairs.append((group, baseline))
@@ -300,10 +302,12 @@ def _comparable(runs: Sequence[Run]) -> list[tuple[list[Run], list[Run]]]:
 
 def _pair(group: list[Run], baseline: list[Run]) -> dict[str, str]:
     first, second = group[0], baseline[0]
+    variant = second.network.removeprefix("conventional").removeprefix(", ")
     return {
         "patches": f"{first.patches:,}",
         "equivariant": f"{first.network}, width {first.width:g}",
-        "conventional": f"width {second.width:g}: same {'channels' if second.width == first.width else 'parameters'}",
+        "conventional": f"{variant + ', ' if variant else ''}width {second.width:g}: "
+        f"same {'channels' if second.width == first.width else 'parameters'}",
     }
 
 

@@ -62,11 +62,19 @@ def test_the_conventional_network_is_not_equivariant(tissue, small):
         assert_equivariant(network, tissue)
 
 
-def test_same_shapes_and_macs(small):
-    conventional = count_costs(build("conventional", small), small.input_size)
-    equivariant = count_costs(build("equivariant", small).export(), small.input_size)
+@pytest.mark.parametrize("depthwise", ["strict", "fieldwise"])
+def test_same_shapes_and_macs(small, depthwise):
+    config = small.replace(depthwise=depthwise)
+    conventional = count_costs(build("conventional", config), small.input_size)
+    equivariant = count_costs(build("equivariant", config).export(), small.input_size)
     assert conventional == equivariant
     assert len(conventional) == 53
+
+
+def test_channels_that_make_no_whole_fields_are_refused():
+    for kind, depthwise in (("equivariant", "strict"), ("conventional", "fieldwise")):
+        with pytest.raises(ValueError, match=r"divisor=6 is no multiple of \|C4\| = 4"):
+            build(kind, MobileNetConfig(width=0.35, group="C4", divisor=6, depthwise=depthwise))
 
 
 @pytest.mark.parametrize("bad, words", [

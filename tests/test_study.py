@@ -105,8 +105,10 @@ def test_tables_name_every_cell_once():
     assert same == {"width 0.15: same parameters", "width 0.35: same channels"}
     narrow.figures["parameters"] = 200  # too many to be comparable
     assert len(study.advantage_rows([*runs, narrow])) == 1
-    trained_alike = replace(runs[0], network="conventional, any angle")
-    assert len(study.advantage_rows([*runs, trained_alike])) == 1, "it is no equivariant network"
+    grouped = replace(runs[0], network="conventional, grouped")  # one more to compare with, and no equivariant network
+    assert [row["conventional"] for row in study.advantage_rows([*runs, grouped])] == [
+        "width 0.35: same channels", "grouped, width 0.35: same channels"
+    ]
     turned = study.rotation_rows(runs)
     assert len(turned) == 3
     assert (turned[0]["flips at quarter turns, FP32"], turned[0]["flips between, FP32"]) == ("0.0 %", "30.0 %")
@@ -192,10 +194,10 @@ def test_runs_are_read_in_order(tmp_path):
     assert [(r.network, r.patches, r.seed) for r in runs] == [("conventional", 4000, 0), ("conventional", 4000, 1), ("C4", 1000, 0)]
     assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
     write("d", "equivariant", 1000, 0, "fieldwise")
-    write("e", "conventional", 1000, 0, "fieldwise")  # which means nothing to it
+    write("e", "conventional", 1000, 0, "fieldwise")
     write("f", "conventional", 1000, 0, any_angle=1.0)
     write("g", "equivariant", 1000, 1, any_angle=1.0)  # as is usual for it
-    names = [*["conventional"] * 3, "conventional, any angle", "C4", "C4", "C4, field-wise"]
+    names = [*["conventional"] * 2, "conventional, any angle", "conventional, grouped", "C4", "C4", "C4, field-wise"]
     assert [r.network for r in study.read_runs(tmp_path)] == names
 
 
