@@ -19,7 +19,11 @@ def _parser() -> argparse.ArgumentParser:
     network = shared.add_argument_group("network")
     network.add_argument("--width", type=float, default=1.0, help="multiplier of all channel numbers (default 1.0)")
     network.add_argument("--group", default="C12", help="C4, C12, D4 … (default C12)")
-    network.add_argument("--depthwise", choices=("strict", "fieldwise"), default="strict")
+    network.add_argument("--divisor", type=int, help="round channels to multiples of it (default: the group's order)")
+    network.add_argument(
+        "--depthwise", choices=("strict", "fieldwise"), default="strict",
+        help="filter channel by channel, or mix the channels of a field (default strict)",
+    )
     network.add_argument("--group-pooling", choices=("mean", "max"), default="mean")
     network.add_argument("--input-size", type=int, default=95, help="pixels that patches are cropped to (default 95)")
     network.add_argument("--strided-padding", type=int, default=0, help="of the layers with a stride (default 0)")
@@ -170,6 +174,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     network = MobileNetConfig(
         width=options.width,
         group=options.group,
+        divisor=options.divisor,
         depthwise=options.depthwise,
         group_pooling=options.group_pooling,
         dropout=options.dropout,

@@ -278,11 +278,13 @@ def test_the_command_line_passes_every_option_on(data, tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(training, "train", lambda config, *rest, **options: seen.update(config=config) or (_ for _ in ()).throw(ValueError("enough")))
     given = ["--recalibrate", "64", "--any-angle", "--stain", "0.2", "--dropout", "0.4", "--input-size", "96", "--strided-padding", "1", "--allow-inexact"]
+    given += ["--divisor", "24", "--depthwise", "fieldwise", "--group", "C4", "--width", "0.35"]
     assert cli.main(["train", "equivariant", "--folder", str(tmp_path), "--data", str(data), *given]) != 0
     config = seen["config"]
     assert (config.any_angle, config.stain, config.network.dropout) == (1.0, 0.2, 0.4)
     assert config.recalibrate == 64
     assert (config.network.input_size, config.network.strided_padding, config.network.allow_inexact) == (96, 1, True)
+    assert (config.network.divisor, config.network.depthwise, config.network.blocks[0].outputs) == (24, "fieldwise", 24)
 
 
 def test_shares_are_shares():
