@@ -162,7 +162,7 @@ def tables() -> dict[Path, dict[str, str]]:
         readme.RESULTS: {
             "grid": text(study.accuracy_rows(grid), study.int8_rows(grid), *rotation),
             "ablation": text(study.ablation_rows(few)),
-            "ablation, most patches": text(study.ablation_rows(most), study.rotation_rows(chosen), study.steadiness_rows(chosen)),
+            "ablation, most patches": text(study.ablation_rows(most), study.int8_rows(chosen), study.rotation_rows(chosen), study.steadiness_rows(chosen)),
             "the paper's augmentation": text(table(read_results(RESULTS / "pcam-subset-4k_C12_width1.json"))),
             "again": again_table(),
         },
