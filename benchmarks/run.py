@@ -270,11 +270,15 @@ def tables(results: dict) -> str:
         {"slider": row["widget"], **{case: f"{value:.0f} ms" for case, value in row["ms"].items()}, "ratio": f"×{row['ratio']:.1f}"}
         for row in results.get("redraw", [])
     ]
-    machine = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
+    where: dict[str, list[str]] = {}  # which parts were measured on which machine, since --only keeps the others
+    for name, measured in results["measured"].items():
+        machine = ", ".join(f"{key} {value}" for key, value in measured["environment"].items())
+        where.setdefault(f"{machine}; {measured['date']}", []).append(name)
+    machines = "; ".join(f"{', '.join(names)}: {machine}" for machine, names in where.items())
     return "\n\n".join(
         [
             f"One thread, batch {BATCH}, 95 × 95 pixels; medians of interleaved runs; × is relative to the conventional "
-            f"network. {machine}; {results['date']}.",
+            f"network. Measured on: {machines}.",
             markdown_table(per_setting(results["training"], "training step", "seconds", timed)),
             markdown_table(per_setting(results["inference"], "inference", "seconds", timed)),
             markdown_table(
@@ -293,7 +297,7 @@ def tables(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these anew, keep the others")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these anew, keep the others with their machine")
     parser.add_argument("--tables", action="store_true", help="measure nothing; print the saved tables, renew the README")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8")  # e2cnn's, at construction
@@ -303,7 +307,8 @@ def main() -> None:
     else:
         torch.set_num_threads(1)
         results = json.loads(saved.read_text()) if options.only != PARTS else {}
-        results |= {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}}
+        here = {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}}
+        results["measured"] = results.get("measured", {}) | dict.fromkeys(options.only, here)
         for name in options.only:
             start = time.perf_counter()
             arguments = [results["training"][0]["seconds"]["conventional"]] if name == "data_path" else []

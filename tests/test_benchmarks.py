@@ -20,6 +20,14 @@ def test_the_readme_shows_the_saved_tables():
     assert readme.shown("make bench") == run.tables(saved)
 
 
+def test_each_part_keeps_the_machine_that_it_was_measured_on():
+    saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
+    assert set(saved["measured"]) == set(run.PARTS)
+    machines = {"training": "a", "deployment": "b", "redraw": "a"}
+    saved["measured"] = {name: {"date": "today", "environment": {"processor": cpu}} for name, cpu in machines.items()}
+    assert "Measured on: training, redraw: processor a; today; deployment: processor b; today." in run.tables(saved)
+
+
 def test_the_readmes_show_the_grid_and_the_search():
     grid, search = pytest.importorskip("grid"), pytest.importorskip("search")
     for path, tables in grid.tables().items():
