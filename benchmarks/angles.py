@@ -17,11 +17,12 @@ from torch import Tensor
 
 from equilib import int8
 from equilib.equivariance import Model, run_model
-from equilib.experiment import data_label, environment, shipped_network
+from equilib.experiment import data_label
 from equilib.fields import rotate
 from equilib.mobilenet import exported
 from equilib.pcam import Patches, network_inputs
-from equilib.training import write_json
+from equilib.results import environment, write_json
+from equilib.training import shipped_network
 
 RESULTS = Path(__file__).parent.parent / "results" / "angles.json"
 NETWORKS = {network: f"pcam_{network}_w0.35_20000_seed0" for network in ("conventional", "C12", "C4")}

@@ -22,9 +22,10 @@ import readme
 import torch
 
 from equilib import study
-from equilib.experiment import data_label, environment, markdown_table, measure, read_results, table
+from equilib.experiment import data_label, measure, table
 from equilib.mobilenet import MobileNetConfig
-from equilib.training import TrainConfig, save_weights, train, write_json
+from equilib.results import environment, markdown_table, read_results, write_json
+from equilib.training import TrainConfig, save_weights, train
 
 RESULTS = Path(__file__).parent.parent / "results"
 # Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.

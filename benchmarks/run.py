@@ -23,9 +23,9 @@ from redraw import redraw
 from timing import in_fresh_process, interleaved
 
 from equilib import dfq, int8
-from equilib.experiment import environment, markdown_table
 from equilib.mobilenet import KINDS, MobileNetConfig, build, exported
 from equilib.pcam import Patches, augment, collate, crop, input_range, normalize, shuffled_order, split_path
+from equilib.results import environment, markdown_table
 
 BATCH = 32
 HERE = Path(__file__).parent

@@ -14,9 +14,9 @@ from pathlib import Path
 import readme
 import torch
 
-from equilib.experiment import environment, read_results
 from equilib.mobilenet import KINDS, MobileNetConfig
-from equilib.training import TrainConfig, train, write_json
+from equilib.results import environment, read_results, write_json
+from equilib.training import TrainConfig, train
 
 RESULTS = Path(__file__).parent.parent / "results" / "search"
 PATCHES, EPOCHS, VALID = 1000, 30, 1500

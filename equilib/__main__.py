@@ -214,7 +214,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         result = train(config, options.folder, **training_options)
         print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
         return 0
-    from equilib.experiment import compare, data_label, markdown_table, table
+    from equilib.experiment import compare, data_label, table
+    from equilib.results import markdown_table
 
     contents = compare(
         config,

@@ -6,13 +6,8 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from equilib import __version__, dfq, int8
+from equilib import dfq, int8
 from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
@@ -32,7 +27,8 @@ from equilib.equivariance import (
 )
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics, exported
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
-from equilib.training import TrainConfig, TrainResult, load_network, train, write_json
+from equilib.results import environment, write_json
+from equilib.training import TrainConfig, TrainResult, train
 
 
 def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tensor:
@@ -269,53 +265,6 @@ def data_label(root: str | Path) -> str:
     return "PCam" if sizes == PUBLISHED_SIZES else Path(root).name
 
 
-def environment() -> dict[str, str]:
-    """Versions, processor and git revision, for a JSON of results."""
-    packages = ("torch", "e2cnn", "lightning", "onnx", "onnxruntime", "numpy")
-    return {
-        "equilib": __version__,
-        "revision": _revision(),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability() + (" with VNNI" if int8.has_vnni() else ""),
-        "threads": str(torch.get_num_threads()),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        **{package: version(package) for package in packages},
-    }
-
-
-def _revision() -> str:
-    """The git revision of this checkout; "unknown" where there is none."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def read_results(path: str | Path) -> dict:
-    """The contents of a results file; raises FileNotFoundError or ValueError that names it."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the README says which command makes it")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON file ({error})") from error
-
-
 def table(contents: dict) -> list[dict]:
     """Rows for the table of the four accuracies: one a model, with FP32, INT8 and the errors under rotation.
 
@@ -343,40 +292,6 @@ def table(contents: dict) -> list[dict]:
     return rows
 
 
-def shipped_results(name: str) -> dict:
-    """The contents of one of the results that come with the project, by its file name without ``.json``."""
-    return read_results(_shipped(name, "*.json"))
-
-
-def shipped_network(name: str) -> nn.Module:
-    """A trained network that comes with the project, in evaluation mode, by its file name without ``.pt``.
-
-    ``checkpoints.json`` says of each what it was trained on, by which command, and its sha256.
-
-    Raises:
-        ValueError: the file is not the one that was shipped.
-    """
-    return load_network(_verified(_shipped(name, "*.pt"), "sha256"))[0]
-
-
-def shipped_int8(name: str) -> Path:
-    """The INT8 model (ONNX) of a trained network that comes with the project; for :func:`equilib.int8.session`.
-
-    Those of the networks trained on real patches are there; :func:`deploy` makes one of any other.
-
-    Raises:
-        ValueError: the file is not the one that was shipped.
-    """
-    return _verified(_shipped(name, "*.onnx"), "int8 sha256")
-
-
-def _verified(path: Path, entry: str) -> Path:
-    expected = shipped_results("checkpoints")[path.stem][entry]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-        raise ValueError(f"{path} is damaged (its sha256 is not {expected[:12]}…): restore it from the repository")
-    return path
-
-
 def bit_width_accuracies(
     networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, bits: Sequence[int]
 ) -> dict[str, dict[tuple[int, int], float]]:
@@ -399,27 +314,6 @@ def bit_width_accuracies(
     return result
 
 
-def shipped_folder(name: str = "") -> Path:
-    """The folder of results that come with the project, or one inside it.
-
-    Raises:
-        FileNotFoundError: there is none of this name.
-    """
-    package = Path(__file__).parent
-    # An installed package carries `results/` inside; in a checkout it stands beside the package.
-    for folder in (package / "results", package.parent / "results"):
-        if (folder / name).is_dir():
-            return folder / name
-    raise FileNotFoundError(f"no folder of results named {name!r}: they come with a checkout or an installed package")
-
-
-def _shipped(name: str, pattern: str) -> Path:
-    there = {path.stem: path for path in shipped_folder().glob(pattern)}
-    if name not in there:
-        raise FileNotFoundError(f"no results named {name!r}; there are {sorted(there)}")
-    return there[name]
-
-
 LADDER = ("naive", "+ equalization", "+ absorption", "+ bias correction", "per channel")
 
 
@@ -440,16 +334,3 @@ def quantization_ladder(network: nn.Module, *, scheme: int8.Scheme = int8.PAPER)
         name: int8.quantize(model, input_range(), scheme=own)
         for name, model, own in zip(LADDER, (folded, equalized, absorbed, corrected, folded), schemes)
     }
-
-
-def markdown_table(rows: list[dict]) -> str:
-    """Rows as a Markdown table: accuracies (0 to 1) in percent, errors in scientific notation, counts as they are."""
-
-    def text(key, value):
-        if not isinstance(value, float):
-            return f"{value:,}" if isinstance(value, int) else str(value)
-        return f"{100 * value:.1f} %" if "accuracy" in key or "flips" in key else f"{value:.1e}"
-
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header)] + [[text(key, row[key]) for key in header] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -9,7 +9,6 @@ on integer kernels.  By default weights are signed and symmetric, activations un
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
@@ -22,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from equilib.dfq import Layer, activations
 from equilib.plain import DiscMask, DiscMean, GroupMax
+from equilib.results import has_vnni, written_whole
 
 # In evaluation mode these give values that they were given.
 SELECTING = (GroupMax, nn.MaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
@@ -373,7 +373,6 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
     for name, module in network.named_modules():
         if isinstance(module, QuantizedLayer):
             _check_exportable(name, module.scheme)
-    temporary = path.with_name(path.name + ".part")
     example = torch.zeros(2, 3, input_size, input_size)
     batch = torch.export.Dim("batch", min=1)
     with _exporter_ready():
@@ -393,8 +392,8 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
         node.doc_string = ""
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
     onnx.checker.check_model(model)
-    onnx.save(model, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        onnx.save(model, temporary)
     return path
 
 
@@ -490,15 +489,6 @@ def _store_integers(model) -> None:
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for tensor in [t for t in graph.initializer if t.name not in used]:
         graph.initializer.remove(tensor)
-
-
-def has_vnni(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
-    """Whether this processor adds products of bytes in 32 bits (VNNI on x86); False where the system does not say."""
-    try:
-        flags = next(line for line in Path(cpuinfo).read_text().splitlines() if line.startswith("flags")).split()
-    except (OSError, StopIteration):
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
 def session(path: str | Path, *, threads: int = 1):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equilib.experiment import read_results, shipped_folder
+from equilib.results import read_results, shipped_folder
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
-import re
 import signal
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -40,6 +38,7 @@ from equilib.pcam import (
     turn_any_angle,
     vary_stain,
 )
+from equilib.results import shipped_checkpoint, written_whole, write_json
 
 
 # Options that earlier versions did not know, and what they did then.
@@ -333,21 +332,10 @@ def read_rows(path: Path) -> list[dict]:
 
 def write_rows(path: Path, columns, rows) -> None:
     """Write a CSV file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("w", newline="") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Write a JSON file whole or not at all; lists of numbers take one line."""
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    text = re.sub(r"\[\n\s+([^][{}\"]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -444,6 +432,15 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict]:
     return network.eval(), checkpoint
 
 
+def shipped_network(name: str) -> nn.Module:
+    """A trained network that comes with the project, in evaluation mode, by its file name without ``.pt``.
+
+    Raises:
+        ValueError: the file is not the one that was shipped.
+    """
+    return load_network(shipped_checkpoint(name))[0]
+
+
 def save_weights(checkpoint: str | Path, path: str | Path) -> str:
     """Keep the weights and configuration of a checkpoint, without what only a resumed training needs.
 
@@ -454,9 +451,8 @@ def save_weights(checkpoint: str | Path, path: str | Path) -> str:
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     config = contents["equilib"] | {"data": Path(contents["equilib"]["data"]).name}
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        torch.save({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, temporary)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -492,5 +488,3 @@ class _quiet:
         self._warnings.__exit__(*exception)
         for logger, level in zip(self._loggers, self._levels):
             logger.setLevel(level)
-
-

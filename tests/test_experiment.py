@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import randomize
 
-from equilib import experiment, int8
+from equilib import experiment, int8, results
 from equilib.__main__ import main
 from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import MobileNetConfig, build, count_parameters, exported
@@ -35,7 +35,7 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     arguments += "--width 0.35 --group C4 --epochs 4 --batch-size 8 --measured 16 --accelerator cpu --no-progress".split()
     arguments += ["--learning-rate", "1e-3"]
     assert main(arguments) == 0
-    contents = experiment.read_results(output)
+    contents = results.read_results(output)
     assert contents["data"]["label"] == "synthetic tissue" and contents["data"]["train"] == 128
     assert str(tmp_path) not in output.read_text(), "results must hold no local path"
     assert "--width 0.35" in contents["command"]
@@ -84,24 +84,9 @@ def test_commands_hold_no_paths():
     assert command == "equilib compare --data DATA --folder FOLDER --label 'my data' --epochs 3"
 
 
-def test_shipped_results():
-    contents = experiment.shipped_results("pcam-subset-4k_C12_width1")
-    assert contents["data"]["label"].startswith("PCam subset")
-    with pytest.raises(FileNotFoundError, match="no results named 'x'"):
-        experiment.shipped_results("x")
-
-
 def test_too_few_patches_to_measure_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match="measured must be at least 2"):
         experiment.compare(TrainConfig("equivariant"), tmp_path, tmp_path / "x.json", label="", measured=1)
-
-
-def test_results_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="x.json is missing"):
-        experiment.read_results(tmp_path / "x.json")
-    (tmp_path / "x.json").write_text("{")
-    with pytest.raises(ValueError, match="x.json is no JSON"):
-        experiment.read_results(tmp_path / "x.json")
 
 
 def test_inference_over_a_split_is_in_order(tmp_path):
@@ -120,37 +105,6 @@ def test_inference_over_a_split_is_in_order(tmp_path):
 def test_configuration_round_trip():
     config = TrainConfig("equivariant", MobileNetConfig(width=0.5, group="D4"))
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
-
-
-def test_shipped_networks_are_verified(tmp_path, monkeypatch):
-    names = experiment.shipped_results("checkpoints")
-    assert len(names) >= 2
-    for name in names:
-        network = experiment.shipped_network(name)
-        assert not network.training and count_parameters(network) > 0
-    damaged = tmp_path / f"{name}.pt"
-    damaged.write_bytes(b"half a file")
-    monkeypatch.setattr(experiment, "_shipped", lambda n, pattern: damaged if pattern == "*.pt" else SHIPPED / f"{n}.json")
-    with pytest.raises(ValueError, match="is damaged.*restore it"):
-        experiment.shipped_network(name)
-    monkeypatch.undo()
-    with pytest.raises(FileNotFoundError, match="no results named 'none'; there are"):
-        experiment.shipped_network("none")
-
-
-def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monkeypatch):
-    names = [name for name, entry in experiment.shipped_results("checkpoints").items() if "int8 sha256" in entry]
-    assert names
-    for name in names:
-        shipped = run_model(int8.session(experiment.shipped_int8(name)), tissue)
-        made = run_model(experiment.deploy(experiment.shipped_network(name), tmp_path / "made.onnx").session, tissue)
-        # Made anew on another processor, a weight may fall on the other side of a rounding.
-        assert relative_difference(made, shipped) < 0.05
-    damaged = tmp_path / f"{name}.onnx"
-    damaged.write_bytes(b"half a file")
-    monkeypatch.setattr(experiment, "_shipped", lambda n, pattern: damaged if pattern == "*.onnx" else SHIPPED / f"{n}.json")
-    with pytest.raises(ValueError, match="is damaged.*restore it"):
-        experiment.shipped_int8(name)
 
 
 def test_the_ladder_and_the_bit_widths(tissue):

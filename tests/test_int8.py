@@ -68,14 +68,6 @@ def test_kernels_do_not_saturate_on_this_processor(networks, tissue, monkeypatch
     assert torch.equal(chosen, run_model(int8.session(networks[2]["int8"]), tissue))
 
 
-def test_vnni_is_read_from_the_flags_and_else_not_assumed(tmp_path):
-    for flags, expected in {"fpu avx2 avx512_vnni": True, "avx2 avx_vnni sse": True, "avx2 avx512f": False}.items():
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-        assert int8.has_vnni(tmp_path / "cpuinfo") is expected
-    (tmp_path / "cpuinfo").write_text("processor : 0\nFeatures : asimddp\n")
-    assert not int8.has_vnni(tmp_path / "cpuinfo") and not int8.has_vnni(tmp_path / "nowhere")
-
-
 def test_weights_take_256_levels_and_the_error_is_half_a_step():
     conv = nn.Conv2d(8, 8, 3)
     quantized = int8.QuantizedLayer(conv, torch.tensor(0.1))

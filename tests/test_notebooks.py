@@ -99,10 +99,12 @@ def test_a_widget_carries_its_static_picture():
 
 @pytest.fixture(scope="module")
 def folded():
-    from equilib import dfq, experiment
+    from equilib import dfq
+    from equilib.mobilenet import exported
+    from equilib.training import shipped_network
 
     names = {"conventional": "synthetic_conventional_C4_w0.35", "equivariant": "synthetic_equivariant_C4_w0.35"}
-    return {kind: dfq.fold_batch_norm(experiment.exported(experiment.shipped_network(name))) for kind, name in names.items()}
+    return {kind: dfq.fold_batch_norm(exported(shipped_network(name))) for kind, name in names.items()}
 
 
 def moved(explorer, **values):

@@ -18,7 +18,7 @@ import torch
 
 from equilib.mobilenet import MobileNetConfig, estimate_statistics
 from equilib.pcam import Patches, network_inputs, split_path
-from equilib.training import ADDED_LATER, TrainConfig, load_network, seeded, train, write_json
+from equilib.training import ADDED_LATER, TrainConfig, load_network, seeded, train
 
 OPTIONS = ["--width", "0.35", "--group", "C4", "--epochs", "4", "--batch-size", "16", "--threads", "1", "--no-progress",
            "--accelerator", "cpu", "--seed", "3"]
@@ -291,10 +291,3 @@ def test_shares_are_shares():
     with pytest.raises(ValueError, match="any_angle is a share between 0 and 1, got 1.5"):
         TrainConfig("equivariant", any_angle=1.5)
     assert TrainConfig("equivariant", any_angle=True) == TrainConfig("equivariant", any_angle=1.0), "as it was written once"
-
-
-def test_json_comes_back_and_lists_of_numbers_take_one_line(tmp_path):
-    values = {"a": [1, 2.5, -3e-7], "b": [], "c": ["x, [1]", "\n"], "d": [{"e": [1, 2]}, [[3], [4, 5]]], "f": None}
-    write_json(tmp_path / "x.json", values)
-    assert json.loads((tmp_path / "x.json").read_text()) == values
-    assert '"a": [1, 2.5, -3e-07],' in (tmp_path / "x.json").read_text()
