@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from equilib import int8
+from equilib import device
 from equilib.equivariance import Model, run_model
 from equilib.experiment import data_label
 from equilib.fields import rotate
@@ -59,8 +59,8 @@ def main() -> None:
     networks = {network: exported(shipped_network(name)) for network, name in NETWORKS.items()}
     (size,) = {network.config.input_size for network in networks.values()}
     with TemporaryDirectory() as folder:  # onnxruntime is faster than torch
-        files = {name: int8.export_onnx(network, Path(folder) / f"{name}.onnx", size) for name, network in networks.items()}
-        models = {name: int8.session(file) for name, file in files.items()}
+        files = {name: device.export_onnx(network, Path(folder) / f"{name}.onnx", size) for name, network in networks.items()}
+        models = {name: device.session(file) for name, file in files.items()}
         accuracy = sweep(models, network_inputs(test, range(len(test)), size), labels)
     write_json(
         RESULTS,

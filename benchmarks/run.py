@@ -22,7 +22,7 @@ from networks import VARIANTS, network
 from redraw import redraw
 from timing import in_fresh_process, interleaved
 
-from equilib import dfq, int8
+from equilib import device, dfq, int8
 from equilib.mobilenet import KINDS, MobileNetConfig, build, exported
 from equilib.pcam import Patches, augment, collate, crop, input_range, normalize, shuffled_order, split_path
 from equilib.results import environment, markdown_table
@@ -214,10 +214,10 @@ def deployment(quick: bool) -> list[dict]:
                 row["seconds"][f"{kind}, equalize and absorb"] = time.perf_counter() - start
                 for name, model in (("FP32", plain), ("INT8", int8.quantize(equalized, input_range()))):
                     start = time.perf_counter()
-                    path = int8.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
+                    path = device.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
                     row["seconds"][f"{kind}, {name} export"] = time.perf_counter() - start
                     row["size_mb"][f"{kind}, {name}"] = path.stat().st_size / 1e6
-                    sessions[f"{kind}, {name}"] = int8.session(path, threads=1)
+                    sessions[f"{kind}, {name}"] = device.session(path, threads=1)
             for size in (1, BATCH):
                 images = np.random.default_rng(0).normal(size=(size, 3, 95, 95)).astype(np.float32)
                 cases = {

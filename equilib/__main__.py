@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from equilib import dfq, int8
+    from equilib import device, dfq, int8
     from equilib.mobilenet import exported
     from equilib.pcam import input_range
     from equilib.training import load_network
@@ -129,7 +129,7 @@ def _quantize(options: argparse.Namespace) -> int:
             steps.append(f"biases of {len(correction.corrected)} layers corrected")
         model = int8.quantize(model, input_range(), scheme=scheme)
         steps.append(f"{scheme.weight_bits}-bit weights, {scheme.activation_bits}-bit activations")
-    path = int8.export_onnx(model, options.output, size)
+    path = device.export_onnx(model, options.output, size)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps) or 'FP32'}")
     return 0
 
@@ -139,11 +139,11 @@ def _predict(options: argparse.Namespace) -> int:
 
     import torch
 
-    from equilib import int8
+    from equilib import device
     from equilib.equivariance import run_model
     from equilib.pcam import read_images
 
-    session = int8.session(options.model, threads=options.threads)
+    session = device.session(options.model, threads=options.threads)
     size = session.get_inputs()[0].shape[2]
     if not isinstance(size, int):
         raise ValueError(f"{options.model} does not say the size of its input; export it with equilib quantize")

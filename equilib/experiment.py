@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from equilib import dfq, int8
+from equilib import device, dfq, int8
 from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
@@ -93,7 +93,7 @@ class Deployed:
     @property
     def session(self):
         """The INT8 model in onnxruntime."""
-        return int8.session(self.onnx)
+        return device.session(self.onnx)
 
 
 def deploy(network: nn.Module, path: str | Path) -> Deployed:
@@ -103,7 +103,7 @@ def deploy(network: nn.Module, path: str | Path) -> Deployed:
     equalized, _ = dfq.equalize(folded)
     absorbed, _ = dfq.absorb_high_bias(equalized)
     simulated = int8.quantize(absorbed, input_range())
-    onnx = int8.export_onnx(simulated, path, network.config.input_size)
+    onnx = device.export_onnx(simulated, path, network.config.input_size)
     return Deployed(network, plain, folded, equalized, absorbed, simulated, onnx)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import randomize
 
-from equilib import experiment, int8, results
+from equilib import device, experiment, results
 from equilib.__main__ import main
 from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import MobileNetConfig, build, count_parameters, exported
@@ -173,7 +173,7 @@ def test_predict_reads_files_folders_and_h5(model, tmp_path, capsys):
     # the answer of the network on the cropped patch
     from equilib.pcam import crop, normalize
 
-    logits = run_model(int8.session(model), normalize(crop(torch.from_numpy(images).permute(0, 3, 1, 2), 95)))
+    logits = run_model(device.session(model), normalize(crop(torch.from_numpy(images).permute(0, 3, 1, 2), 95)))
     assert probabilities[4:] == pytest.approx(logits.softmax(1)[:, 1].tolist(), abs=1e-4)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from equilib import experiment, int8, results, training
+from equilib import device, experiment, results, training
 from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import count_parameters
 
@@ -68,7 +68,7 @@ def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monke
     names = [name for name, entry in results.shipped_results("checkpoints").items() if "int8 sha256" in entry]
     assert names
     for name in names:
-        shipped = run_model(int8.session(results.shipped_int8(name)), tissue)
+        shipped = run_model(device.session(results.shipped_int8(name)), tissue)
         made = run_model(experiment.deploy(training.shipped_network(name), tmp_path / "made.onnx").session, tissue)
         # Made anew on another processor, a weight may fall on the other side of a rounding.
         assert relative_difference(made, shipped) < 0.05
