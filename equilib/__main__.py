@@ -233,7 +233,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def _synthetic() -> Path:
     from equilib.budget import current_budget
-    from equilib.tissue import ensure_dataset
+    from equilib.synthetic import ensure_dataset
 
     return ensure_dataset(current_budget().sizes)
 

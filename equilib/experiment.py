@@ -260,7 +260,7 @@ def compare(
 def data_label(root: str | Path) -> str:
     """What a folder holds, in words: synthetic tissue, PCam (if all splits have its sizes), or the folder's name."""
     sizes = {split: len(Patches(root, split)) for split in SPLITS}
-    if Path(root).name.startswith("tissue-v"):  # as equilib.tissue names its folders
+    if Path(root).name.startswith("tissue-v"):  # as equilib.synthetic names its folders
         return "synthetic tissue"
     return "PCam" if sizes == PUBLISHED_SIZES else Path(root).name
 

@@ -2,7 +2,7 @@
 
 A split is two files in one folder, ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5``: key ``x`` holds uint8
 patches (N, 96, 96, 3), key ``y`` labels (N, 1, 1, 1), 1 where the centre 32 x 32 pixels hold tumour tissue.
-``data_download.sh`` fetches the real files; :func:`equilib.tissue.ensure_dataset` draws synthetic ones.
+``data_download.sh`` fetches the real files; :func:`equilib.synthetic.ensure_dataset` draws synthetic ones.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from equilib import device, experiment, results
 from equilib.__main__ import main
 from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import MobileNetConfig, build, count_parameters, exported
-from equilib.tissue import ensure_dataset
+from equilib.synthetic import ensure_dataset
 from equilib.training import TrainConfig
 
 SHIPPED = Path(__file__).parent.parent / "results"
