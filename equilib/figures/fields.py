@@ -8,14 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from equilib.figures.style import BLUE, ORANGE, RESPONSE, SIGNED, Figure, Live
-
-
-
-def bare(ax) -> None:
-    """No ticks: the axes are those of a picture."""
-    ax.set_xticks([])
-    ax.set_yticks([])
+from equilib.figures.style import BLUE, ORANGE, RESPONSE, SIGNED, Figure, Live, bare
 
 
 def pictures(images: Mapping[str, np.ndarray], *, title: str, colorbar: str | None = None) -> Figure:

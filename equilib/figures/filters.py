@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 
-from equilib.figures.fields import bare
-from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, Live
+from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, Live, bare
 
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from equilib.figures.fields import bare
-from equilib.figures.style import BLUE, GREY, ORANGE, Figure, Live
+from equilib.figures.style import BLUE, GREY, ORANGE, Figure, Live, bare
 
 FAINT = "#cccccc"
 

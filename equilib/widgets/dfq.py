@@ -1,69 +1,15 @@
-"""Sliders of notebooks 04 to 06: networks and quantization."""
+"""Sliders of notebook 05: ranges, scales and bits."""
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Mapping
 
 import ipywidgets
 import numpy as np
 import torch
 
 from equilib import dfq, figures, int8
-from equilib.equivariance import Model, relative_difference, run_model
-from equilib.fields import disc_mask, rotate
-from equilib.pcam import crop, input_range, normalize
+from equilib.equivariance import relative_difference, run_model
+from equilib.pcam import input_range
 from equilib.widgets.explorer import Explorer
-
-
-def rotate_patch(
-    images: np.ndarray,
-    labels: np.ndarray,
-    models: Mapping[str, Model],
-    *,
-    size: int,
-    angle_step: int = 15,
-    patch: int = 0,
-    degrees: int | None = None,
-) -> Explorer:
-    """Rotate a patch by a slider and watch each network's probability of tumour.
-
-    Args:
-        images: (N, 96, 96, 3) uint8 patches.
-        labels: (N,).
-        models: ``"conventional"`` and ``"equivariant"`` to a model, see :func:`equilib.equivariance.run_model`.
-        size: pixels that the networks take; all rotations act after this crop.
-        angle_step: degrees between the angles at which the networks are run.
-        patch, degrees: the teaching default; without ``degrees``, three steps.
-    """
-    degrees = 3 * angle_step if degrees is None else degrees
-    angles = list(range(0, 361, angle_step))
-    curves: dict[int, dict[str, list[float]]] = {}
-
-    def cropped(index):
-        return crop(torch.from_numpy(images[index : index + 1]).permute(0, 3, 1, 2), size)
-
-    def draw(patch: int, degrees: int):
-        if patch not in curves:  # the angle moves often, the networks need to run once a patch
-            turned = torch.cat([rotate(normalize(cropped(patch)), angle) for angle in angles])
-            curves[patch] = {
-                kind: run_model(model, turned).softmax(1)[:, 1].tolist() for kind, model in models.items()
-            }
-        shown = rotate(cropped(patch).float() / 255, degrees).clamp(0, 1)[0]
-        shown = shown * disc_mask(size) + (1 - disc_mask(size))
-        return figures.probability_against_angle(
-            shown.permute(1, 2, 0).numpy(), angles, curves[patch], degrees, int(labels[patch])
-        )
-
-    return Explorer(
-        draw,
-        {
-            "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
-            "degrees": ipywidgets.IntSlider(degrees, 0, 360, angle_step, description="rotation [°]"),
-        },
-        description="A patch rotated by {degrees} degrees, and both networks' probability of tumour against the angle",
-        shown={"patch": range(min(4, len(images)))},
-    )
 
 
 def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
@@ -192,36 +138,4 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
             "activation_bits": ipywidgets.SelectionSlider(options=bits, value=activation_bits, description="activations"),
         },
         description="Accuracy against the bits of the weights, with {activation_bits}-bit activations",
-    )
-
-
-def hashed_answers(images: np.ndarray, sessions: Mapping[str, Model], *, size: int, patch: int = 0, degrees: int = 90) -> Explorer:
-    """Turn a patch by 90 degrees and compare the INT8 logits, to the bit, with those of the unturned patch.
-
-    Args:
-        images: (N, 96, 96, 3) uint8 patches.
-        sessions: ``"conventional"`` and ``"equivariant"`` to an INT8 model.
-        size: pixels that the networks take.
-        patch, degrees: the teaching default.
-    """
-
-    def draw(patch: int, degrees: int):
-        square = crop(torch.from_numpy(images[patch : patch + 1]).permute(0, 3, 1, 2), size)
-        rows = []
-        for kind, model in sessions.items():
-            before, after = (run_model(model, normalize(rotate(square.float(), angle))) for angle in (0, degrees))
-            digest = hashlib.sha256(after.numpy().tobytes()).hexdigest()[:12]
-            logits = ", ".join(f"{value:+.5f}" for value in after[0].tolist())
-            rows.append((kind, logits, digest, "identical" if torch.equal(before, after) else "different"))
-        turned = rotate(square, degrees)[0].permute(1, 2, 0).numpy() / 255
-        return figures.rotated_answers(turned, degrees, rows)
-
-    return Explorer(
-        draw,
-        {
-            "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
-            "degrees": ipywidgets.SelectionSlider(options=[0, 90, 180, 270], value=degrees, description="rotation [°]"),
-        },
-        description="A patch turned by {degrees} degrees, and the INT8 logits of both networks with their hashes",
-        shown={"patch": range(min(6, len(images)))},
     )
