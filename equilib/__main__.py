@@ -107,30 +107,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from equilib import device, dfq, int8
+    from equilib import device, int8
+    from equilib.deploy import deploy
     from equilib.mobilenet import exported
-    from equilib.pcam import input_range
     from equilib.training import load_network
 
     network, _ = load_network(options.checkpoint)
-    size = network.config.input_size
-    scheme = int8.Scheme(weight_bits=options.weight_bits)
-    model = exported(network)
-    steps = []
-    if not options.fp32:
-        model = dfq.fold_batch_norm(model)
-        if not options.no_equalization:
-            model, report = dfq.equalize(model, tied=options.tied)
-            model, absorption = dfq.absorb_high_bias(model)
-            moved = sum(int((amount > 0).sum()) for amount in absorption.absorbed.values())
-            steps += [f"{len(report.pairs)} pairs equalized", f"biases of {moved} channels absorbed"]
-        if options.bias_correction:
-            model, correction = dfq.correct_bias(model, lambda layer: int8.rounded_weight(layer, scheme), size)
-            steps.append(f"biases of {len(correction.corrected)} layers corrected")
-        model = int8.quantize(model, input_range(), scheme=scheme)
-        steps.append(f"{scheme.weight_bits}-bit weights, {scheme.activation_bits}-bit activations")
-    path = device.export_onnx(model, options.output, size)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps) or 'FP32'}")
+    if options.fp32:
+        path, steps = device.export_onnx(exported(network), options.output, network.config.input_size), ("FP32",)
+    else:
+        made = deploy(
+            network,
+            options.output,
+            equalize=not options.no_equalization,
+            tied=options.tied,
+            absorb=not options.no_equalization,
+            correct=options.bias_correction,
+            scheme=int8.Scheme(weight_bits=options.weight_bits),
+        )
+        path, steps = made.onnx, made.steps
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps)}")
     return 0
 
 

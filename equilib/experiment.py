@@ -6,9 +6,8 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from equilib import device, dfq, int8
+from equilib import int8
+from equilib.deploy import deploy
 from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
@@ -25,7 +25,7 @@ from equilib.equivariance import (
     rotation_spread,
     run_model,
 )
-from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics, exported
+from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
 from equilib.results import environment, write_json
 from equilib.training import TrainConfig, TrainResult, train
@@ -66,45 +66,6 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "cross_entropy": nn.functional.cross_entropy(logits, labels).item(),
         "calibration_error": binary_calibration_error(probability, labels, n_bins=15).item(),
     }
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """One trained network on its way to the device; all entries compute (nearly) the same logits.
-
-    Attributes:
-        trained: as it was trained (with e2cnn, if equivariant), in evaluation mode.
-        exported: plain torch modules.
-        folded: batch normalization folded.
-        equalized: ranges equalized.
-        absorbed: high biases absorbed; what is quantized.
-        simulated: with fake quantizers.
-        onnx: the INT8 model, a file.
-    """
-
-    trained: nn.Module
-    exported: nn.Module
-    folded: nn.Module
-    equalized: nn.Module
-    absorbed: nn.Module
-    simulated: nn.Module
-    onnx: Path
-
-    @property
-    def session(self):
-        """The INT8 model in onnxruntime."""
-        return device.session(self.onnx)
-
-
-def deploy(network: nn.Module, path: str | Path) -> Deployed:
-    """Export, fold, equalize, absorb, quantize (W8A8 per tensor, data-free ranges) and write the ONNX file."""
-    plain = exported(network)
-    folded = dfq.fold_batch_norm(plain)
-    equalized, _ = dfq.equalize(folded)
-    absorbed, _ = dfq.absorb_high_bias(equalized)
-    simulated = int8.quantize(absorbed, input_range())
-    onnx = device.export_onnx(simulated, path, network.config.input_size)
-    return Deployed(network, plain, folded, equalized, absorbed, simulated, onnx)
 
 
 def measure(
@@ -290,47 +251,3 @@ def table(contents: dict) -> list[dict]:
             }
         )
     return rows
-
-
-def bit_width_accuracies(
-    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, bits: Sequence[int]
-) -> dict[str, dict[tuple[int, int], float]]:
-    """Accuracy of equalized networks for all pairs of weight and activation bits (simulated, per tensor).
-
-    Args:
-        networks: name to plain network.
-        images, labels: normalised patches and their classes.
-
-    Returns:
-        For each network, (weight bits, activation bits) to accuracy between 0 and 1.
-    """
-    result = {}
-    for name, network in networks.items():
-        equalized, _ = dfq.equalize(dfq.fold_batch_norm(network))
-        result[name] = {}
-        for pair in product(bits, bits):
-            model = int8.quantize(equalized, input_range(), scheme=int8.Scheme(*pair))
-            result[name][pair] = (run_model(model, images).argmax(1) == labels).double().mean().item()
-    return result
-
-
-LADDER = ("naive", "+ equalization", "+ absorption", "+ bias correction", "per channel")
-
-
-def quantization_ladder(network: nn.Module, *, scheme: int8.Scheme = int8.PAPER) -> dict[str, nn.Module]:
-    """Simulated INT8 networks, each rung with one move more; the last one naive, but with a scale per channel.
-
-    Args:
-        network: plain, in evaluation mode (:func:`equilib.mobilenet.exported`).
-        scheme: bits, and symmetric or not.
-    """
-    folded = dfq.fold_batch_norm(network)
-    equalized, _ = dfq.equalize(folded)
-    absorbed, _ = dfq.absorb_high_bias(equalized)
-    size = network.config.input_size
-    corrected, _ = dfq.correct_bias(absorbed, lambda layer: int8.rounded_weight(layer, scheme), size)
-    schemes = [scheme] * 4 + [replace(scheme, per_channel=True)]
-    return {
-        name: int8.quantize(model, input_range(), scheme=own)
-        for name, model, own in zip(LADDER, (folded, equalized, absorbed, corrected, folded), schemes)
-    }

@@ -98,7 +98,7 @@ def shipped_checkpoint(name: str) -> Path:
 def shipped_int8(name: str) -> Path:
     """The INT8 model (ONNX) of a trained network that comes with the project; for :func:`equilib.device.session`.
 
-    Those of the networks trained on real patches are there; :func:`equilib.experiment.deploy` makes one of any other.
+    Those of the networks trained on real patches are there; :func:`equilib.deploy.deploy` makes one of any other.
 
     Raises:
         ValueError: the file is not the one that was shipped.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from equilib import device, experiment, results, training
+from equilib import device, results, training
+from equilib.deploy import deploy
 from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import count_parameters
 
@@ -69,7 +70,7 @@ def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monke
     assert names
     for name in names:
         shipped = run_model(device.session(results.shipped_int8(name)), tissue)
-        made = run_model(experiment.deploy(training.shipped_network(name), tmp_path / "made.onnx").session, tissue)
+        made = run_model(deploy(training.shipped_network(name), tmp_path / "made.onnx").session, tissue)
         # Made anew on another processor, a weight may fall on the other side of a rounding.
         assert relative_difference(made, shipped) < 0.05
     damaged = tmp_path / f"{name}.onnx"

@@ -117,7 +117,7 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
     """Accuracy against the bits of the weights, for chosen bits of the activations.
 
     Args:
-        accuracies: from :func:`equilib.experiment.bit_width_accuracies`.
+        accuracies: from :func:`equilib.deploy.bit_width_accuracies`.
         fp32: for each network, its accuracy in FP32.
         weight_bits, activation_bits: the teaching default.
     """
