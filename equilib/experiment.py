@@ -6,7 +6,7 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from equilib import int8
-from equilib.deploy import deploy
+from equilib import dfq
+from equilib.deploy import deploy, quantization_ladder
 from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
@@ -26,7 +26,7 @@ from equilib.equivariance import (
     run_model,
 )
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics
-from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
+from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, network_inputs
 from equilib.results import environment, write_json
 from equilib.training import TrainConfig, TrainResult, train
 
@@ -76,6 +76,7 @@ def measure(
     angles: Sequence[float] = (30, 60, 90, 180, 270),
     measured: int = 300,
     data: str | Path | None = None,
+    further: Mapping[str, Patches] | None = None,
 ) -> dict:
     """All figures of one trained network, as a JSON-compatible dictionary.
 
@@ -86,6 +87,7 @@ def measure(
             interpolation control is measured too.
         measured: test patches on which equivariance errors are measured.
         data: folder of the test split, by default the training's.
+        further: other patches whose logits are to be kept, by a name for them.
 
     Returns:
         ``accuracy``: metrics of FP32, of FP32 averaged over the four rotations by 90 degrees at test time, of FP32 after
@@ -94,20 +96,23 @@ def measure(
         ``logit_change``: relative differences between stages.  ``rotation_spread``: over all multiples of 30 degrees.
         ``int8_identical_under_quarter_turns``: share of test patches with the very same logits.
         ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
+        ``further``: the same for the patches of ``further``.  ``ladder``: metrics of each simulated INT8 network of
+        :func:`equilib.deploy.quantization_ladder`.  ``range_spread``: of each convolution, the largest range of an output channel's
+        weights over the smallest, before and after equalization.  ``seconds`` and ``steps`` of the training.
     """
     size = config.network.input_size
     test = Patches(data or config.data, "test")
     labels = torch.from_numpy(test.labels)
     model = deploy(result.network, onnx)
     running = model.session
-    naive = int8.quantize(model.folded, input_range())
+    ladder = {rung: predict(network, test, size) for rung, network in quantization_ladder(model.exported).items()}
     logits = {
         "fp32": predict(model.exported, test, size),
         "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
         "fp32 equalized": predict(model.equalized, test, size),
         "fp32 equalized and absorbed": predict(model.absorbed, test, size),
-        "int8 naive, simulated": predict(naive, test, size),
-        "int8 simulated": predict(model.simulated, test, size),
+        "int8 naive, simulated": ladder["naive"],
+        "int8 simulated": ladder["+ absorption"],
         "int8": predict(running, test, size),
     }
     sample = network_inputs(test, range(min(measured, len(test))), size)
@@ -143,11 +148,12 @@ def measure(
         .item(),
         "int8_identical_under_quarter_turns": identical_under_quarter_turns(running, test, size),
         "measured_patches": len(sample),
-        "per_patch": {"label": labels.tolist()}
-        | {
-            stage: [round(value, 4) for value in (logits[stage][:, 1] - logits[stage][:, 0]).tolist()]
-            for stage in ("fp32", "fp32, mean of four rotations", "int8")
-        },
+        "per_patch": _per_patch(labels, {stage: logits[stage] for stage in ("fp32", "fp32, mean of four rotations", "int8")}),
+        "further": {name: score(model.exported, running, patches, size) for name, patches in (further or {}).items()},
+        "ladder": {rung: classification_metrics(values, labels) for rung, values in ladder.items()},
+        "range_spread": {"folded": range_spread(model.folded), "equalized": range_spread(model.equalized)},
+        "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
+        "steps": result.steps,
         "rotation_spread": {
             "fp32": asdict(rotation_spread(model.exported, sample, around)),
             "int8": asdict(rotation_spread(running, sample, around)),
@@ -161,6 +167,29 @@ def measure(
             asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between
         ],
     }
+
+
+def score(network: nn.Module, session, patches: Patches, size: int) -> dict[str, list]:
+    """Labels and logit differences of the patches, in FP32 (the network) and INT8 (the session)."""
+    logits = {"fp32": predict(network, patches, size), "int8": predict(session, patches, size)}
+    return _per_patch(torch.from_numpy(patches.labels), logits)
+
+
+def _per_patch(labels: Tensor, logits: Mapping[str, Tensor]) -> dict[str, list]:
+    differences = {stage: (values[:, 1] - values[:, 0]).tolist() for stage, values in logits.items()}
+    return {"label": labels.tolist()} | {
+        stage: [round(value, 4) for value in values] for stage, values in differences.items()
+    }
+
+
+def range_spread(network: nn.Module) -> dict[str, float]:
+    """For each convolution, the largest range of an output channel's weights over the smallest (0 where one is 0)."""
+    spreads = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            ranges = dfq.outgoing_ranges(layer)
+            spreads[name] = (ranges.max() / ranges.min()).item() if ranges.min() > 0 else 0.0
+    return spreads
 
 
 def compare(

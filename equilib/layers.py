@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from equilib.field_norm import NormalizeFields
 from equilib.fields import Group, channel_permutation
-from equilib.filters import steerable_basis
+from equilib.filters import pixel_basis, steerable_basis
 from equilib.plain import QuarterTurn, Residual
 
 DEPTHWISE = ("strict", "fieldwise")
@@ -47,6 +47,8 @@ class SteerableConv(EquivariantModule):
         depthwise: None for a convolution over all fields.  ``"strict"``: a filter per channel, the |G| filters of a
             field being the rotated copies of one filter (groups = channels).  ``"fieldwise"``: each field by itself,
             its |G| channels mixed (groups = number of fields).
+        band_limit: whether the filters' angular frequencies are limited, as e2cnn does.  Without it all filters are taken
+            that the pixels can hold (:func:`equilib.filters.pixel_basis`): for C1, C2, C4, D1, D2 and D4 only.
 
     Shapes: (B, in_channels, H, W) to (B, out_channels, H', W').  ``weights`` holds the coefficients:
     (out fields, in fields, K), or (fields, K) when depthwise.
@@ -63,6 +65,7 @@ class SteerableConv(EquivariantModule):
         padding: int = 0,
         depthwise: str | None = None,
         image_input: bool = False,
+        band_limit: bool = True,
     ):
         super().__init__()
         if depthwise not in (None, *DEPTHWISE):
@@ -74,7 +77,10 @@ class SteerableConv(EquivariantModule):
         self.group, self.depthwise = group, depthwise
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         in_repr = "trivial" if image_input or depthwise == "strict" else "regular"
-        basis = steerable_basis(group, in_repr, "regular", kernel_size)
+        if band_limit:
+            basis = steerable_basis(group, in_repr, "regular", kernel_size)
+        else:
+            basis = pixel_basis(group, in_repr, kernel_size)
         # One unit for coefficients and filter entries: a filter from independent coefficients of variance v has entries
         # of variance v on average.  Optimizers with a step of fixed length (Adam's) then move both networks' filters
         # alike.  The basis is a constant of the architecture, so checkpoints do without it.

@@ -51,8 +51,10 @@ def read_run(path: str | Path) -> Run:
     try:
         figures, config = contents["model"], contents["model"]["config"]
         network = config["kind"] if config["kind"] == "conventional" else config["network"]["group"]
-        if config["network"]["depthwise"] == "fieldwise":
-            network += ", grouped" if network == "conventional" else ", field-wise"
+        if config["network"]["depthwise"] == "grouped":
+            network += ", grouped"
+        if config["network"]["depthwise"] == "fieldwise" and network != "conventional":
+            network += ", field-wise"
         if config["kind"] == "conventional" and config.get("any_angle"):
             network += ", any angle"
         data = contents["data"]

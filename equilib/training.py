@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import signal
+import time
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -275,12 +276,17 @@ class History(Callback):
 
     def __init__(self, path: Path, *, print_rows: bool = False):
         self.path, self.print_rows, self.rows = path, print_rows, []
+        # Of the epochs that are in the checkpoint; machines and their load differ, so metrics.csv does without them.
+        self._before, self._start = {"wall": 0.0, "processor": 0.0}, _clocks()
 
     def state_dict(self):
-        return {"rows": self.rows}
+        now = _clocks()
+        seconds = {name: self._before[name] + now[name] - self._start[name] for name in now}
+        return {"rows": self.rows, "seconds": seconds}
 
     def load_state_dict(self, state):
         self.rows = state["rows"]
+        self._before, self._start = state["seconds"], _clocks()
         if self.print_rows:
             for row in self.rows:
                 self._print(row)
@@ -307,6 +313,11 @@ class History(Callback):
             f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
             flush=True,
         )
+
+
+def _clocks() -> dict[str, float]:
+    """Seconds on the wall, and seconds that this process had of the processor."""
+    return {"wall": time.monotonic(), "processor": time.process_time()}
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -340,12 +351,23 @@ def write_rows(path: Path, columns, rows) -> None:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What :func:`train` leaves behind: the network of the lowest validation loss, and the curves."""
+    """What :func:`train` leaves behind: the network of the lowest validation loss, and the curves.
+
+    Attributes:
+        network: in evaluation mode.
+        checkpoint: its file.
+        best_epoch: counted from 1.
+        history: a row of metrics per epoch.
+        seconds: of all epochs, validation included: ``wall`` and ``processor`` (of the first process).
+        steps: of the optimizer.
+    """
 
     network: nn.Module
     checkpoint: Path
     best_epoch: int
     history: tuple[dict, ...]
+    seconds: dict[str, float]
+    steps: int
 
 
 def train(
@@ -412,7 +434,11 @@ def train(
     trainer.strategy.barrier()
     network, checkpoint = load_network(folder / "best.ckpt")
     rows = read_rows(history.path)  # from the file: a spawned process leaves nothing else behind
-    return TrainResult(network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(rows))
+    state = torch.load(resume, map_location="cpu", weights_only=True)
+    seconds = state["callbacks"]["History"]["seconds"]
+    return TrainResult(
+        network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(rows), seconds, state["global_step"]
+    )
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, dict]:

@@ -72,7 +72,7 @@ def test_same_shapes_and_macs(small, depthwise):
 
 
 def test_channels_that_make_no_whole_fields_are_refused():
-    for kind, depthwise in (("equivariant", "strict"), ("conventional", "fieldwise")):
+    for kind, depthwise in (("equivariant", "strict"), ("conventional", "grouped")):
         with pytest.raises(ValueError, match=r"divisor=6 is no multiple of \|C4\| = 4"):
             build(kind, MobileNetConfig(width=0.35, group="C4", divisor=6, depthwise=depthwise))
 

@@ -194,7 +194,7 @@ def test_runs_are_read_in_order(tmp_path):
     assert [(r.network, r.patches, r.seed) for r in runs] == [("conventional", 4000, 0), ("conventional", 4000, 1), ("C4", 1000, 0)]
     assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
     write("d", "equivariant", 1000, 0, "fieldwise")
-    write("e", "conventional", 1000, 0, "fieldwise")
+    write("e", "conventional", 1000, 0, "grouped")
     write("f", "conventional", 1000, 0, any_angle=1.0)
     write("g", "equivariant", 1000, 1, any_angle=1.0)  # as is usual for it
     names = [*["conventional"] * 2, "conventional, any angle", "conventional, grouped", "C4", "C4", "C4, field-wise"]
