@@ -1,7 +1,7 @@
 """Many trainings of the same kind: mean and spread over seeds, paired differences, and how much of them is chance.
 
 :mod:`equilib.experiment` measures one trained network and writes one JSON; this module reads a folder of them, as
-``benchmarks/grid.py`` writes it.
+``experiments/grid.py`` writes it.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def read_run(path: str | Path) -> Run:
         data = contents["data"]
         return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no run of benchmarks/grid.py: {error} is missing") from error
+        raise ValueError(f"{path} is no run of experiments/grid.py: {error} is missing") from error
 
 
 def read_runs(folder: str | Path) -> list[Run]:
     """All runs in a folder, by network, width, number of patches and seed."""
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no results; benchmarks/grid.py makes them")
+        raise FileNotFoundError(f"{folder} holds no results; experiments/grid.py makes them")
     return sorted(map(read_run, paths), key=lambda run: (not run.network.startswith("conventional"), run.network, run.width, run.patches, run.seed))
 
 

@@ -1,10 +1,10 @@
 """The learning curve: both networks at several numbers of training patches and seeds, one JSON a run in results/grid/;
 and the ablation, networks for several groups with the same channels, in results/ablation/.
 
-    python benchmarks/grid.py --data DATA --folder RUNS [--only 1000]     train what is missing
-    python benchmarks/grid.py --data DATA --folder RUNS --plan            the runs of results/PLAN.md, in its order
-    python benchmarks/grid.py --tables                                    print the tables, renew both READMEs
-    python benchmarks/grid.py --data DATA --folder RUNS --again --only C4_w0.35_1000_seed0    does it come out the same?
+    python experiments/grid.py --data DATA --folder RUNS [--only 1000]     train what is missing
+    python experiments/grid.py --data DATA --folder RUNS --plan            the runs of results/PLAN.md, in its order
+    python experiments/grid.py --tables                                    print the tables, renew both READMEs
+    python experiments/grid.py --data DATA --folder RUNS --again --only C4_w0.35_1000_seed0    does it come out the same?
 
 Start it again and it goes on: runs that have their JSON are skipped, the one that was interrupted continues after its
 last finished epoch.  Several processes with the same folder share the work.  `--list` shows what there is and what is missing.
@@ -57,7 +57,7 @@ ABLATION_CHOSEN = (
     ("conventional", "C4", "grouped"),
     ("equivariant", "C4", "fieldwise"),
 )
-# What the search on validation patches picked for each network (benchmarks/search.py).
+# What the search on validation patches picked for each network (experiments/search.py).
 RECIPES = {
     "conventional": {"stain": 0.1, "learning_rate": 1e-2, "recalibrate": 512},
     "equivariant": {"stain": 0.1, "any_angle": 1.0, "learning_rate": 3e-3, "recalibrate": 512},
@@ -267,7 +267,7 @@ def execute(run: Run | PlannedRun, data: str, folder: Path, label: str) -> None:
         {
             "data": {"label": label, "train": run.patches},
             "seed": run.seed,
-            "command": f"python benchmarks/grid.py --data DATA --folder RUNS"
+            "command": f"python experiments/grid.py --data DATA --folder RUNS"
             f"{' --plan' if isinstance(run, PlannedRun) else ''} --only {run.name}",
             "environment": environment(),
             "model": model,
@@ -287,7 +287,7 @@ def repeat(run: Run, data: str, folder: Path) -> None:
     write_json(
         RESULTS / "again" / f"{run.name}.json",
         {
-            "command": f"python benchmarks/grid.py --data DATA --folder RUNS --again --only {run.name}",
+            "command": f"python experiments/grid.py --data DATA --folder RUNS --again --only {run.name}",
             "environment": {"then": before["environment"], "now": environment()},
             "best_epoch": {"then": before["model"]["best_epoch"], "now": result.best_epoch},
             "curves": curves,

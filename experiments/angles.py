@@ -1,6 +1,6 @@
 """Accuracy against the rotation of the test patches, of the networks that come with the project: results/angles.json.
 
-    python benchmarks/angles.py --data DATA [--label LABEL]
+    python experiments/angles.py --data DATA [--label LABEL]
 
 Every 5 degrees, on all test patches, some minutes on one thread; notebook 04 draws it.
 """
@@ -66,7 +66,7 @@ def main() -> None:
         RESULTS,
         {
             "data": {"label": options.label or data_label(options.data), "test": len(test)},
-            "command": "python benchmarks/angles.py --data DATA",
+            "command": "python experiments/angles.py --data DATA",
             "environment": environment(),
             "networks": NETWORKS,
             "degrees": list(ANGLES),

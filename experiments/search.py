@@ -1,6 +1,6 @@
 """The search for a recipe: for each network the same list of variations, judged on validation patches alone.
 
-    python benchmarks/search.py --data DATA --folder RUNS [--only PART …] [--run NAME] [--list] [--table]
+    python experiments/search.py --data DATA --folder RUNS [--only PART …] [--run NAME] [--list] [--table]
 
 Writes one JSON a run to results/search/.  Start it again and it goes on.  Test patches are never looked at here.
 """
@@ -76,7 +76,7 @@ def execute(name: str, config: TrainConfig, data: str, folder: Path) -> None:
         {
             "config": config.to_dict() | {"data": Path(data).name},
             "command": (
-                f"python benchmarks/search.py --data DATA --folder RUNS --group {network.group} "
+                f"python experiments/search.py --data DATA --folder RUNS --group {network.group} "
                 f"--width {network.width:g} {divisor}--run {name}"
             ),
             "environment": environment(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -17,7 +18,6 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
-import readme
 from networks import VARIANTS, network
 from redraw import redraw
 from timing import in_fresh_process, interleaved
@@ -96,7 +96,7 @@ import json, sys
 sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)
-from run import peak_mib, training_step
+from speed import peak_mib, training_step
 before = peak_mib()
 step = training_step({variant!r}, {width}, {group!r})
 for _ in range(3):
@@ -317,6 +317,9 @@ def main() -> None:
     text = tables(results)
     print(text)
     if not options.quick:
+        sys.path.append(str(HERE.parent / "experiments"))
+        import readme
+
         saved.write_text(json.dumps(results, indent=1) + "\n")
         readme.write("make bench", text)
 
