@@ -148,7 +148,9 @@ def measure(
         .item(),
         "int8_identical_under_quarter_turns": identical_under_quarter_turns(running, test, size),
         "measured_patches": len(sample),
-        "per_patch": _per_patch(labels, {stage: logits[stage] for stage in ("fp32", "fp32, mean of four rotations", "int8")}),
+        "per_patch": _per_patch(
+            labels, {stage: logits[stage] for stage in ("fp32", "fp32, mean of four rotations", "int8")}
+        ),
         "further": {name: score(model.exported, running, patches, size) for name, patches in (further or {}).items()},
         "ladder": {rung: classification_metrics(values, labels) for rung, values in ladder.items()},
         "range_spread": {"folded": range_spread(model.folded), "equalized": range_spread(model.equalized)},
@@ -218,7 +220,9 @@ def compare(
     """
     runs, output = Path(runs), Path(output)
     if measured < 2:
-        raise ValueError(f"measured must be at least 2, since errors are relative to a spread over patches; got {measured}")
+        raise ValueError(
+            f"measured must be at least 2, since errors are relative to a spread over patches; got {measured}"
+        )
     # What could fail for want of a file or a program fails here, not after hours of training.
     sizes = {split: len(Patches(config.data, split)) for split in SPLITS}
     machine = environment()

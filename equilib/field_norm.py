@@ -11,7 +11,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-
 # Values that an operation chain works on at a time on a CPU: 2 MB, which stay in cache from one operation to the next.
 _BLOCK = 2**19
 # Columns that a channels_last matrix is widened to by laying rows side by side: vector instructions want long rows.

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def _e2cnn_on_numpy_2():
         utils.np = original
 
 
-@lru_cache(maxsize=None)
+@cache
 def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int) -> Tensor:
     """A basis of the band-limited equivariant filters between one input field and one output field.
 
@@ -78,7 +78,7 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
             kernel_size,
             bias=False,
             initialize=False,
-            # e2cnn's own cache hashes dihedral bases with ndarray.tostring, which newer numpy lacks; ours is lru_cache
+            # e2cnn's own cache hashes dihedral bases with ndarray.tostring, which newer numpy lacks; ours is functools.cache
             recompute=True,
         )
     expand = convolution.basisexpansion
@@ -87,7 +87,7 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
     return _tie_quarter_turns(basis, group, in_repr == "regular") if out_repr == "regular" else basis
 
 
-@lru_cache(maxsize=None)
+@cache
 def pixel_basis(group: Group | str, in_repr: str, kernel_size: int) -> Tensor:
     """All equivariant filters onto a regular field that the pixels of the grid can hold: no band limit.
 
@@ -112,7 +112,9 @@ def pixel_basis(group: Group | str, in_repr: str, kernel_size: int) -> Tensor:
     count = channels * kernel_size**2
     units = torch.zeros(count, group.order, channels, kernel_size, kernel_size, dtype=torch.float64)
     units[:, 0] = torch.eye(count, dtype=torch.float64).view(count, channels, kernel_size, kernel_size)
-    elements = [(rotation, flip) for rotation in range(group.rotations) for flip in (False, True)[: 1 + group.reflections]]
+    elements = [
+        (rotation, flip) for rotation in range(group.rotations) for flip in (False, True)[: 1 + group.reflections]
+    ]
     # Each element moves the free channel to another one, so the sum lays |G| filters side by side; sums of 0 and 1 are exact.
     return sum(_act(units, group, in_repr, "regular", *element) for element in elements).round().float()
 

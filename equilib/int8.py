@@ -103,7 +103,9 @@ def activation_ranges(
             if rule is not None:
                 known[node.name] = rule
             elif not _is_final(node):
-                raise ValueError(f"{node.target} ({type(module).__name__}) has no batch-norm statistics and no rule to take a range from")
+                raise ValueError(
+                    f"{node.target} ({type(module).__name__}) has no batch-norm statistics and no rule to take a range from"
+                )
         elif node.op == "call_function" and getattr(node.target, "__name__", "") in ("add", "iadd"):
             known[node.name] = _add_rule(known[node.args[0].name], known[node.args[1].name], deviations)
         elif node.op != "output":

@@ -286,7 +286,9 @@ class EquivariantMobileNetV2(nn.Module):
         from equilib.layers import InvariantLinear
 
         if config.depthwise == "grouped":
-            raise ValueError("depthwise='grouped' is the conventional network's; the equivariant one has 'fieldwise' for it")
+            raise ValueError(
+                "depthwise='grouped' is the conventional network's; the equivariant one has 'fieldwise' for it"
+            )
         self.config = config
         group = config.symmetry
         _check_divisor(config)

@@ -348,7 +348,9 @@ def _as_input(image: np.ndarray, name: str, size: int) -> Tensor:
     if image.dtype != np.uint8:
         raise PatchFileError(f"{name} has values of type {image.dtype}, not 8-bit ones (uint8); convert it first")
     if image.ndim != 3 or image.shape[2] != 3:
-        raise PatchFileError(f"{name} has shape {image.shape}, not (height, width, 3); save it as RGB, without transparency")
+        raise PatchFileError(
+            f"{name} has shape {image.shape}, not (height, width, 3); save it as RGB, without transparency"
+        )
     if image.shape[:2] not in ((PATCH_SIZE, PATCH_SIZE), (size, size)):
         raise PatchFileError(
             f"{name} has {image.shape[0]} x {image.shape[1]} pixels; the network takes patches of {PATCH_SIZE} x "

@@ -58,7 +58,15 @@ def read_run(path: str | Path) -> Run:
         if config["kind"] == "conventional" and config.get("any_angle"):
             network += ", any angle"
         data = contents["data"]
-        return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
+        return Run(
+            network,
+            config["network"]["width"],
+            data["train"],
+            contents["seed"],
+            data["label"],
+            contents["command"],
+            figures,
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no run of experiments/grid.py: {error} is missing") from error
 
@@ -68,7 +76,10 @@ def read_runs(folder: str | Path) -> list[Run]:
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
         raise FileNotFoundError(f"{folder} holds no results; experiments/grid.py makes them")
-    return sorted(map(read_run, paths), key=lambda run: (not run.network.startswith("conventional"), run.network, run.width, run.patches, run.seed))
+    return sorted(
+        map(read_run, paths),
+        key=lambda run: (not run.network.startswith("conventional"), run.network, run.width, run.patches, run.seed),
+    )
 
 
 def shipped_runs(name: str = "grid") -> list[Run]:
@@ -212,8 +223,20 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 # Accuracies on all of PCam, 262,144 training patches.  The first two: the paper, Table 1.
 PUBLISHED = (
-    {"network": "the paper: conventional", "width": "1", "FP32 [%]": "84.67 ± 1.91", "INT8 [%]": "84.32 ± 1.76", "INT8 − FP32 [points]": "-0.4"},
-    {"network": "the paper: C12", "width": "1", "FP32 [%]": "89.19 ± 0.79", "INT8 [%]": "88.94 ± 0.66", "INT8 − FP32 [points]": "-0.3"},
+    {
+        "network": "the paper: conventional",
+        "width": "1",
+        "FP32 [%]": "84.67 ± 1.91",
+        "INT8 [%]": "84.32 ± 1.76",
+        "INT8 − FP32 [points]": "-0.4",
+    },
+    {
+        "network": "the paper: C12",
+        "width": "1",
+        "FP32 [%]": "89.19 ± 0.79",
+        "INT8 [%]": "88.94 ± 0.66",
+        "INT8 − FP32 [points]": "-0.3",
+    },
     {"network": "equivariant DenseNet (Veeling et al. 2018)", "FP32 [%]": "89.8"},
 )
 
@@ -375,7 +398,11 @@ def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         identical = float(np.mean([run.figures["int8_identical_under_quarter_turns"] for run in group]))
         rows.append(
             {"network": f"{network}, width {width:g}", "patches": f"{patches:,}"}
-            | {f"flips at quarter turns, {name}": _flips(group, stage, quarter=True) for name, stage in stages.items() if name != "control"}
+            | {
+                f"flips at quarter turns, {name}": _flips(group, stage, quarter=True)
+                for name, stage in stages.items()
+                if name != "control"
+            }
             | {f"flips between, {name}": _flips(group, stage, quarter=False) for name, stage in stages.items()}
             | {
                 f"logit moves, {name}": f"{np.mean([entry[stage]['std'] for entry in spreads]):.2f}"

@@ -198,9 +198,7 @@ def _draw_shard(folder: Path, seed: int, split: str, start: int, count: int) -> 
     return stop - start
 
 
-def _read_shard(
-    folder: Path, seed: int, split: str, start: int, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_shard(folder: Path, seed: int, split: str, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of one shard, drawn again if it is damaged or gone."""
     path = _shard_path(folder, split, start, count)
     length = min(start + _SHARD, count) - start
@@ -254,9 +252,7 @@ def _draw_shards(
     """Draw the missing shards, in this process or in several."""
     from tqdm.auto import tqdm
 
-    jobs = {
-        (split, start): (str(folder), seed, split, start, counts[split]) for split, start in missing
-    }
+    jobs = {(split, start): (str(folder), seed, split, start, counts[split]) for split, start in missing}
     total = sum(counts.values())
     left = sum(min(_SHARD, counts[split] - start) for split, start in missing)
     if workers is None:

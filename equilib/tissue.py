@@ -261,9 +261,7 @@ def _fibres(rng: np.random.Generator, angle: float, warp: np.ndarray) -> np.ndar
     k = 2 * np.pi / np.exp(rng.uniform(np.log(3.5), np.log(16), count))
     y, x = _YX + warp
     field = np.zeros((_CANVAS, _CANVAS), np.float32)
-    for ky, kx, phase in zip(
-        k * np.sin(across), k * np.cos(across), rng.uniform(0, 2 * np.pi, count), strict=True
-    ):
+    for ky, kx, phase in zip(k * np.sin(across), k * np.cos(across), rng.uniform(0, 2 * np.pi, count), strict=True):
         field += np.cos(np.float32(ky) * y + np.float32(kx) * x + np.float32(phase))
     return np.tanh(field * np.float32(1.1 / np.sqrt(count)))
 
@@ -382,9 +380,7 @@ def _place_nuclei(
     angle = np.where(kind == _FIBROCYTE, aligned, loose)
 
     # Share of the darts that count, per compartment, and the distance kept.
-    density = np.array(
-        [rng.uniform(0.04, 0.20), rng.uniform(0.35, 1.0), rng.uniform(0.12, 0.4), rng.uniform(0.3, 0.8)]
-    )
+    density = np.array([rng.uniform(0.04, 0.20), rng.uniform(0.35, 1.0), rng.uniform(0.12, 0.4), rng.uniform(0.3, 0.8)])
     reach = diameter * np.array([0.52 * slide.crowding, 0.45, 0.55, 0.56])[kind]
     keep = (rng.random(count) < density[where]) & (tissue[iy, ix] > 0.8)
     kept = _spaced(y, x, reach, np.flatnonzero(keep))
@@ -500,9 +496,7 @@ def _outlines(
 # Ground substance, red cells, light
 
 
-def _ground(
-    rng: np.random.Generator, region: np.ndarray, fibres: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _ground(rng: np.random.Generator, region: np.ndarray, fibres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Haematoxylin and eosin between the nuclei, float32 canvases."""
     levels = _GROUND * np.exp(rng.normal(0, 0.22, _GROUND.shape)).astype(np.float32)
     h, e = np.moveaxis(levels[region], -1, 0)

@@ -39,8 +39,7 @@ from equilib.pcam import (
     turn_any_angle,
     vary_stain,
 )
-from equilib.results import shipped_checkpoint, written_whole, write_json
-
+from equilib.results import shipped_checkpoint, write_json, written_whole
 
 # Options that earlier versions did not know, and what they did then.
 ADDED_LATER = {"any_angle": 0.0, "stain": 0.0, "recalibrate": 0}
@@ -161,9 +160,7 @@ class PatchData(lightning.LightningDataModule):
             raise ValueError(
                 f"batch_size={self.config.batch_size} on {processes} process(es) is larger than the {len(patches)} patches"
             )
-        sampler = EpochOrder(
-            patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed
-        )
+        sampler = EpochOrder(patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed)
         return DataLoader(
             patches,
             self.config.batch_size,
@@ -236,7 +233,9 @@ class PatchClassifier(lightning.LightningModule):
             # Every process takes the same patches, so that their networks stay equal.
             starts = range(0, count, size)
             indices = (range(start, min(start + size, count)) for start in starts)
-            batches = (network_inputs(patches, some, self.config.network.input_size).to(self.device) for some in indices)
+            batches = (
+                network_inputs(patches, some, self.config.network.input_size).to(self.device) for some in indices
+            )
             estimate_statistics(self.network, batches)
 
     def validation_step(self, batch, index):

@@ -38,7 +38,10 @@ def sweep(models: Mapping[str, Model], images: Tensor, labels: Tensor, angles: I
     """
 
     def accuracy(pictures):
-        return {name: (run_model(model, pictures).argmax(1) == labels).double().mean().item() for name, model in models.items()}
+        return {
+            name: (run_model(model, pictures).argmax(1) == labels).double().mean().item()
+            for name, model in models.items()
+        }
 
     turned = {angle: accuracy(rotate(images, angle)) for angle in angles}
     # Quarter turns are exact: there and back, nothing is left of them.
@@ -52,14 +55,18 @@ def sweep(models: Mapping[str, Model], images: Tensor, labels: Tensor, angles: I
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the .h5 files")
-    parser.add_argument("--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it")
+    parser.add_argument(
+        "--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it"
+    )
     options = parser.parse_args()
     test = Patches(options.data, "test")
     labels = torch.from_numpy(test.labels)
     networks = {network: exported(shipped_network(name)) for network, name in NETWORKS.items()}
     (size,) = {network.config.input_size for network in networks.values()}
     with TemporaryDirectory() as folder:  # onnxruntime is faster than torch
-        files = {name: device.export_onnx(network, Path(folder) / f"{name}.onnx", size) for name, network in networks.items()}
+        files = {
+            name: device.export_onnx(network, Path(folder) / f"{name}.onnx", size) for name, network in networks.items()
+        }
         models = {name: device.session(file) for name, file in files.items()}
         accuracy = sweep(models, network_inputs(test, range(len(test)), size), labels)
     write_json(

@@ -176,8 +176,17 @@ def planned_runs() -> list[PlannedRun]:
     floor += [PlannedRun(network, 2) for network in pair]
     floor += [PlannedRun(network, seed) for seed in (1, 2) for network in four[2:]]
     floor += [PlannedRun(network, 1) for network in ("grouped12", "C4_strict")]
-    ends = [PlannedRun(network, seed, END_EPOCHS) for networks in (pair, four[2:]) for seed in (0, 1) for network in networks]
-    rates = [PlannedRun(network, 0, learning_rate=rate) for rate in (1e-3, 1e-2) for network in (*four, "grouped12", "C4_strict")]
+    ends = [
+        PlannedRun(network, seed, END_EPOCHS)
+        for networks in (pair, four[2:])
+        for seed in (0, 1)
+        for network in networks
+    ]
+    rates = [
+        PlannedRun(network, 0, learning_rate=rate)
+        for rate in (1e-3, 1e-2)
+        for network in (*four, "grouped12", "C4_strict")
+    ]
     rest = [PlannedRun(network, seed) for seed in (0, 1, 2) for network in ("C4_fieldwise_pixels", "C1_fieldwise")]
     rest += [PlannedRun(network, 2) for network in ("grouped12", "C4_strict")]
     return floor + ends + rates + rest
@@ -221,7 +230,9 @@ def tables() -> dict[Path, dict[str, str]]:
         {
             "patches": f"{size:,}",
             "seeds": f"{len(ours)} and {len(theirs)}",
-            "C4, field-wise, minus conventional of multiples of 12 [points]": study.difference(study.advantage(ours, theirs)),
+            "C4, field-wise, minus conventional of multiples of 12 [points]": study.difference(
+                study.advantage(ours, theirs)
+            ),
         }
         for size, _ in SIZES
         if (ours := study.select(chosen, network="C4, field-wise", patches=size))
@@ -237,7 +248,12 @@ def tables() -> dict[Path, dict[str, str]]:
         readme.RESULTS: {
             "grid": text(study.accuracy_rows(grid), study.int8_rows(grid), *rotation),
             "ablation": text(study.ablation_rows(few)),
-            "ablation, most patches": text(study.ablation_rows(most), study.int8_rows(chosen), study.rotation_rows(chosen), study.steadiness_rows(chosen)),
+            "ablation, most patches": text(
+                study.ablation_rows(most),
+                study.int8_rows(chosen),
+                study.rotation_rows(chosen),
+                study.steadiness_rows(chosen),
+            ),
             "the paper's augmentation": text(table(read_results(RESULTS / "pcam-subset-4k_C12_width1.json"))),
             "again": again_table(),
         },
@@ -280,7 +296,10 @@ def repeat(run: Run, data: str, folder: Path) -> None:
     before = read_results(run.json)
     result = train(run.config(data), folder / "again" / run.name, print_epochs=True, accelerator="cpu", devices=1)
     curves = {
-        name: {"then": [epoch[name] for epoch in before["model"]["history"]], "now": [epoch[name] for epoch in result.history]}
+        name: {
+            "then": [epoch[name] for epoch in before["model"]["history"]],
+            "now": [epoch[name] for epoch in result.history],
+        }
         for name in ("train_loss", "valid_loss", "valid_accuracy")
     }
     (RESULTS / "again").mkdir(exist_ok=True)
@@ -337,9 +356,13 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the .h5 files")
     parser.add_argument("--folder", type=Path, help="where the runs keep their checkpoints")
     parser.add_argument("--only", nargs="*", default=[""], help="runs whose name contains one of these")
-    parser.add_argument("--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it")
+    parser.add_argument(
+        "--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it"
+    )
     parser.add_argument("--again", action="store_true", help="train runs that have their JSON once more, and compare")
-    parser.add_argument("--ship", action="store_true", help="train nothing; put weights and INT8 models of the runs into results/")
+    parser.add_argument(
+        "--ship", action="store_true", help="train nothing; put weights and INT8 models of the runs into results/"
+    )
     parser.add_argument("--plan", action="store_true", help="the runs of results/PLAN.md instead of the grid's")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--tables", action="store_true", help="train nothing; print the tables, renew both READMEs")
@@ -350,7 +373,9 @@ def main() -> None:
                 print(text, end="\n\n")
                 readme.write(name, text, path)
         return
-    chosen = [run for run in (planned_runs() if options.plan else runs()) if any(part in run.name for part in options.only)]
+    chosen = [
+        run for run in (planned_runs() if options.plan else runs()) if any(part in run.name for part in options.only)
+    ]
     if options.list:
         for run in chosen:
             print("done   " if run.json.exists() else "missing", run.name)

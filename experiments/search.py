@@ -30,7 +30,10 @@ VARIATIONS = {
     # Statistics of batch normalization from patches that were not turned (and so not blurred by interpolation).
     "stain0.1_any_angle_recalibrated": {"stain": 0.1, "any_angle": 1.0, "recalibrate": 512},
     "stain0.1_any_angle_recalibrated_lr1e-2": {
-        "stain": 0.1, "any_angle": 1.0, "recalibrate": 512, "learning_rate": 1e-2
+        "stain": 0.1,
+        "any_angle": 1.0,
+        "recalibrate": 512,
+        "learning_rate": 1e-2,
     },
     "stain0.1_recalibrated_lr1e-2": {"stain": 0.1, "recalibrate": 512, "learning_rate": 1e-2},
     # Half of the patches are not turned, and stay sharp.
@@ -58,7 +61,10 @@ def runs(group: str, width: float, divisor: int | None = None) -> dict[str, Trai
     found = {}
     for name, changes in VARIATIONS.items():
         network = MobileNetConfig(
-            width=width, group=group, divisor=divisor, **{key: value for key, value in changes.items() if key in ARCHITECTURE}
+            width=width,
+            group=group,
+            divisor=divisor,
+            **{key: value for key, value in changes.items() if key in ARCHITECTURE},
         )
         recipe = {key: value for key, value in changes.items() if key not in ARCHITECTURE}
         for kind in KINDS:

@@ -40,7 +40,11 @@ def model(tmp_path_factory):
 def test_quantize_writes_what_it_says(model, tmp_path, capsys):
     checkpoint = str(SHIPPED / "synthetic_equivariant_C4_w0.35.pt")
     sizes = {}
-    for name, options in (("fp32", ["--fp32"]), ("int8", []), ("narrow", ["--weight-bits", "7", "--bias-correction", "--tied"])):
+    for name, options in (
+        ("fp32", ["--fp32"]),
+        ("int8", []),
+        ("narrow", ["--weight-bits", "7", "--bias-correction", "--tied"]),
+    ):
         path = tmp_path / f"{name}.onnx"
         assert main(["quantize", checkpoint, "-o", str(path), *options]) == 0
         said = capsys.readouterr().out
@@ -86,16 +90,19 @@ def test_predict_reads_files_folders_and_h5(model, tmp_path, capsys):
     assert probabilities[4:] == pytest.approx(logits.softmax(1)[:, 1].tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("name, image, words", [
-    ("small.png", np.zeros((64, 64, 3), np.uint8), ["small.png", "64 x 64", "96 x"]),
-    ("grey.png", np.zeros((96, 96), np.uint8), ["grey.png", "(96, 96)", "RGB"]),
-    ("alpha.png", np.zeros((96, 96, 4), np.uint8), ["alpha.png", "transparency"]),
-    ("deep.tif", np.zeros((96, 96, 3), np.uint16), ["deep.tif", "uint16"]),
-    ("float.h5", np.zeros((1, 96, 96, 3), np.float32), ["float.h5[0]", "float32"]),
-    ("broken.png", None, ["broken.png", "no image"]),
-    ("none.png", ..., ["none.png", "missing"]),
-    ("empty", "folder", ["empty", "no images"]),
-])
+@pytest.mark.parametrize(
+    "name, image, words",
+    [
+        ("small.png", np.zeros((64, 64, 3), np.uint8), ["small.png", "64 x 64", "96 x"]),
+        ("grey.png", np.zeros((96, 96), np.uint8), ["grey.png", "(96, 96)", "RGB"]),
+        ("alpha.png", np.zeros((96, 96, 4), np.uint8), ["alpha.png", "transparency"]),
+        ("deep.tif", np.zeros((96, 96, 3), np.uint16), ["deep.tif", "uint16"]),
+        ("float.h5", np.zeros((1, 96, 96, 3), np.float32), ["float.h5[0]", "float32"]),
+        ("broken.png", None, ["broken.png", "no image"]),
+        ("none.png", ..., ["none.png", "missing"]),
+        ("empty", "folder", ["empty", "no images"]),
+    ],
+)
 def test_predict_explains_bad_images(model, tmp_path, capsys, name, image, words):
     from skimage import io
 

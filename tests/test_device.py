@@ -48,7 +48,9 @@ def test_what_is_deployed_is_integer(networks):
     assert len(weights) == 54  # 53 layers and the mask of the pooling
     biases = [t for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.INT32 and t.dims]
     assert len(biases) == 53
-    assert not any(t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 95 * 95 for t in onnx.load(path).graph.initializer)
+    assert not any(
+        t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 95 * 95 for t in onnx.load(path).graph.initializer
+    )
 
 
 def test_simulation_and_deployment_agree(networks, tissue):
@@ -76,7 +78,9 @@ def test_int8_is_invariant_to_the_bit(networks, tissue):
     assert logits[0].std(0).min() > 0
 
 
-@pytest.mark.parametrize("group, depthwise", [("C12", "strict"), ("D4", "strict"), ("C4", "fieldwise"), ("C6", "strict")])
+@pytest.mark.parametrize(
+    "group, depthwise", [("C12", "strict"), ("D4", "strict"), ("C4", "fieldwise"), ("C6", "strict")]
+)
 def test_other_groups_are_invariant_to_the_bit(group, depthwise, tissue, tmp_path):
     config = MobileNetConfig(width=0.35, group=group, depthwise=depthwise)
     plain = exported(randomize(build("equivariant", config), tissue))
@@ -92,7 +96,9 @@ def test_narrow_weights_can_be_exported(tissue, tmp_path):
     plain = exported(randomize(build("conventional", MobileNetConfig(width=0.35, group="C4")), tissue))
     simulated = int8.quantize(dfq.equalize(dfq.fold_batch_norm(plain))[0], RANGE, scheme=int8.Scheme(weight_bits=7))
     path = device.export_onnx(simulated, tmp_path / "net.onnx", 95)
-    weights = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    weights = [
+        onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.INT8
+    ]
     assert max(np.abs(weight.astype(int)).max() for weight in weights) == 63
 
 

@@ -24,7 +24,21 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     data = ensure_dataset({"train": 128, "valid": 32, "test": 32}, root=tmp_path, workers=1, progress=False)
     output = tmp_path / "results" / "tiny.json"
     arguments = ["compare", "--data", str(data), "--folder", str(tmp_path / "runs"), "--output", str(output)]
-    arguments += "--width 0.35 --group C4 --epochs 4 --batch-size 8 --measured 16 --accelerator cpu --no-progress".split()
+    arguments += [
+        "--width",
+        "0.35",
+        "--group",
+        "C4",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "8",
+        "--measured",
+        "16",
+        "--accelerator",
+        "cpu",
+        "--no-progress",
+    ]
     arguments += ["--learning-rate", "1e-3"]
     assert main(arguments) == 0
     contents = results.read_results(output)
@@ -40,7 +54,13 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     assert {row["model"] for row in experiment.table(contents)} == {"conventional", "equivariant"}
     for figures in contents["models"].values():
         assert set(figures["accuracy"]) == {
-            "fp32", "fp32, mean of four rotations", "fp32 equalized", "fp32 equalized and absorbed", "int8 naive, simulated", "int8 simulated", "int8"
+            "fp32",
+            "fp32, mean of four rotations",
+            "fp32 equalized",
+            "fp32 equalized and absorbed",
+            "int8 naive, simulated",
+            "int8 simulated",
+            "int8",
         }
         assert [e["degrees"] for e in figures["interpolation_control"]] == [30, 60]
     # A second call finds both runs finished and writes the same figures.
@@ -72,7 +92,9 @@ def test_labels_of_data(tmp_path, monkeypatch):
 def test_commands_hold_no_paths():
     from equilib.__main__ import _without_paths
 
-    command = _without_paths(["compare", "--data=/home/me/x", "--folder", "/home/me/y", "--label", "my data", "--epochs=3"])
+    command = _without_paths(
+        ["compare", "--data=/home/me/x", "--folder", "/home/me/y", "--label", "my data", "--epochs=3"]
+    )
     assert command == "equilib compare --data DATA --folder FOLDER --label 'my data' --epochs 3"
 
 

@@ -71,14 +71,18 @@ def test_networks_of_the_ablation_can_be_built():
     chosen = (grid.ABLATION_DIVISOR, grid.SIZES[0][0], 0)
     configs = [one.config("data") for one in grid.runs() if (one.divisor, one.patches, one.seed) == chosen]
     counts = {
-        (config.kind, config.network.group, config.network.depthwise): count_parameters(build(config.kind, config.network))
+        (config.kind, config.network.group, config.network.depthwise): count_parameters(
+            build(config.kind, config.network)
+        )
         for config in configs
     }
     strict = [counts["equivariant", group, "strict"] for group in ("C1", "C4", "C12", "D12")]
     assert strict == sorted(strict, reverse=True)
     # The band limit alone takes a third of the filters of 3x3, and nothing else, from the conventional network.
     assert 0.9 < strict[0] / counts["conventional", "C4", "strict"] < 1
-    assert all(counts["equivariant", group, "fieldwise"] > counts["equivariant", group, "strict"] for group in ("C4", "C12"))
+    assert all(
+        counts["equivariant", group, "fieldwise"] > counts["equivariant", group, "strict"] for group in ("C4", "C12")
+    )
     assert counts["conventional", "C4", "grouped"] > counts["conventional", "C4", "strict"]
 
 

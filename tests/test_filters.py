@@ -20,7 +20,9 @@ from equilib.filters import (
 )
 
 
-@pytest.mark.parametrize("name, solved, limited", [("C1", 9, 6), ("C2", 18, 12), ("C4", 36, 24), ("D1", 18, 12), ("D4", 72, 48)])
+@pytest.mark.parametrize(
+    "name, solved, limited", [("C1", 9, 6), ("C2", 18, 12), ("C4", 36, 24), ("D1", 18, 12), ("D4", 72, 48)]
+)
 def test_the_constraint_has_the_known_number_of_solutions(name, solved, limited):
     """On pixels one filter of |G| channels is free: 9 |G| numbers.  The band limit leaves 6 of 9."""
     assert len(solve_constraint(name, "regular", "regular", 3)) == solved
@@ -77,7 +79,9 @@ def test_steering_by_90_degrees_turns_the_pixels():
 def test_atoms_span_e2cnns_basis(kernel_size, name):
     chosen = atoms(kernel_size)
     units = torch.eye(len(chosen), dtype=torch.complex128)
-    ours = torch.stack([filter_bank(name, chosen, c, kernel_size).flatten() for unit in units for c in (unit, 1j * unit)])
+    ours = torch.stack(
+        [filter_bank(name, chosen, c, kernel_size).flatten() for unit in units for c in (unit, 1j * unit)]
+    )
     theirs = steerable_basis(Group.parse(name), "trivial", "regular", kernel_size).double().flatten(1)
     count = count_coefficients(chosen)
     for matrix in (ours, theirs, torch.cat([ours, theirs])):

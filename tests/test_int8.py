@@ -141,7 +141,9 @@ def test_calibration_takes_what_it_sees(tissue):
     folded = dfq.fold_batch_norm(plain)
     ranges = int8.calibrated_ranges(folded, tissue, batch_size=3)
     masked = tissue * folded.get_submodule("input_mask").mask
-    assert (ranges["input_mask"].low, ranges["input_mask"].high) == pytest.approx((masked.min().item(), masked.max().item()))
+    assert (ranges["input_mask"].low, ranges["input_mask"].high) == pytest.approx(
+        (masked.min().item(), masked.max().item())
+    )
     narrower = int8.calibrated_ranges(folded, tissue, outliers=0.01)
     assert narrower["input_mask"].high < ranges["input_mask"].high
     free = int8.activation_ranges(folded, RANGE)

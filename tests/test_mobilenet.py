@@ -20,15 +20,27 @@ from equilib.mobilenet import (
 def test_the_conventional_network_is_mobilenetv2():
     """Channels rounded to 8, ImageNet's strides and classes: MobileNetV2's published parameter count."""
     config = MobileNetConfig(
-        divisor=8, group="C8", strides=IMAGENET_STRIDES, classes=1000, input_size=224, strided_padding=1, allow_inexact=True
+        divisor=8,
+        group="C8",
+        strides=IMAGENET_STRIDES,
+        classes=1000,
+        input_size=224,
+        strided_padding=1,
+        allow_inexact=True,
     )
     assert count_parameters(MobileNetV2(config)) == 3_504_872
 
 
-@pytest.mark.parametrize("group, pooling, depthwise", [
-    ("C4", "mean", "strict"), ("C4", "max", "strict"), ("C4", "mean", "fieldwise"), ("C12", "mean", "strict"),
-    ("D4", "max", "strict"),
-])
+@pytest.mark.parametrize(
+    "group, pooling, depthwise",
+    [
+        ("C4", "mean", "strict"),
+        ("C4", "max", "strict"),
+        ("C4", "mean", "fieldwise"),
+        ("C12", "mean", "strict"),
+        ("D4", "max", "strict"),
+    ],
+)
 def test_equivariant_before_and_after_export(group, pooling, depthwise, tissue):
     config = MobileNetConfig(width=0.35, group=group, group_pooling=pooling, depthwise=depthwise)
     # In double precision the law shows without the rounding that 50 layers of random weights amplify.
@@ -77,10 +89,13 @@ def test_channels_that_make_no_whole_fields_are_refused():
             build(kind, MobileNetConfig(width=0.35, group="C4", divisor=6, depthwise=depthwise))
 
 
-@pytest.mark.parametrize("bad, words", [
-    (dict(input_size=96), ["stem", "96", "input_size=95"]),
-    (dict(strided_padding=1), ["block", "input_size=97"]),
-])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (dict(input_size=96), ["stem", "96", "input_size=95"]),
+        (dict(strided_padding=1), ["block", "input_size=97"]),
+    ],
+)
 def test_inexact_grids_are_refused_with_where_and_why(bad, words):
     with pytest.raises(InexactGridError) as error:
         MobileNetConfig(width=0.35, **bad)
@@ -109,11 +124,19 @@ def test_every_grid_of_the_default_is_odd():
     assert MobileNetConfig(group="C6").exact_angles == (0, 180)
 
 
-@pytest.mark.parametrize("bad, match", [
-    (dict(width=0), "width"), (dict(group="Z4"), "group"), (dict(strides=(2, 1)), "strides"),
-    (dict(classes=0), "classes"), (dict(depthwise="no"), "depthwise"), (dict(group_pooling="sum"), "group_pooling"),
-    (dict(dropout=1.0), "dropout"), (dict(divisor=0), "divisor"),
-])
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (dict(width=0), "width"),
+        (dict(group="Z4"), "group"),
+        (dict(strides=(2, 1)), "strides"),
+        (dict(classes=0), "classes"),
+        (dict(depthwise="no"), "depthwise"),
+        (dict(group_pooling="sum"), "group_pooling"),
+        (dict(dropout=1.0), "dropout"),
+        (dict(divisor=0), "divisor"),
+    ],
+)
 def test_bad_configurations_name_the_argument(bad, match):
     with pytest.raises(ValueError, match=match):
         MobileNetConfig(**bad)

@@ -75,7 +75,9 @@ def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monke
         assert relative_difference(made, shipped) < 0.05
     damaged = tmp_path / f"{name}.onnx"
     damaged.write_bytes(b"half a file")
-    monkeypatch.setattr(results, "_shipped", lambda n, pattern: damaged if pattern == "*.onnx" else SHIPPED / f"{n}.json")
+    monkeypatch.setattr(
+        results, "_shipped", lambda n, pattern: damaged if pattern == "*.onnx" else SHIPPED / f"{n}.json"
+    )
     with pytest.raises(ValueError, match="is damaged.*restore it"):
         results.shipped_int8(name)
 

@@ -18,9 +18,7 @@ from equilib.tissue import SPLITS, draw_patch
 
 ROOT = Path(synthetic.__file__).resolve().parents[1]
 SMALL = {"train": 24, "valid": 12, "test": 12}
-NAMES = sorted(
-    f"camelyonpatch_level_2_split_{split}_{key}.h5" for split in SPLITS for key in "xy"
-)
+NAMES = sorted(f"camelyonpatch_level_2_split_{split}_{key}.h5" for split in SPLITS for key in "xy")
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +82,7 @@ def test_script_without_a_guard(made, tmp_path):
         "print(__file__)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=60
-    )
+    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.strip() == str(script)
     assert contents(tmp_path / made.name) == contents(made)

@@ -1,12 +1,10 @@
 """Tests of the procedural patches."""
 
-
 import numpy as np
 import pytest
 
 from equilib import tissue
 from equilib.tissue import SPLITS, Patch, draw_patch, draw_slide, slide_of
-
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +88,7 @@ def test_positive_masks_keep_the_minimum():
 
 
 def test_slides_of_splits_are_disjoint():
-    slides = [
-        tuple(draw_slide(0, split, number).stains[0])
-        for split in SPLITS
-        for number in range(SPLITS[split])
-    ]
+    slides = [tuple(draw_slide(0, split, number).stains[0]) for split in SPLITS for number in range(SPLITS[split])]
     assert len(set(slides)) == sum(SPLITS.values())
 
 

@@ -20,7 +20,12 @@ def check_int8_size(answer) -> str:
 @self_check
 def check_requantize(answer) -> str:
     """Notebook 06: (accumulator, input scale, weight scale, output scale, output zero point) to the output's integer."""
-    for numbers in ((1000, 0.02, 0.001, 0.05, 0), (1000, 0.02, 0.001, 0.05, 10), (-90000, 0.02, 0.001, 0.05, 10), (10**6, 0.02, 0.01, 0.05, 3)):
+    for numbers in (
+        (1000, 0.02, 0.001, 0.05, 0),
+        (1000, 0.02, 0.001, 0.05, 10),
+        (-90000, 0.02, 0.001, 0.05, 10),
+        (10**6, 0.02, 0.01, 0.05, 3),
+    ):
         accumulator, x, w, y, zero = numbers
         right = min(max(round(accumulator * x * w / y) + zero, 0), 255)
         given = int(answered(answer(*numbers)))
@@ -38,5 +43,7 @@ def check_orbits(answer) -> str:
         right = {frozenset((start + k * quarter) % order for k in range(4)) for start in range(quarter)}
         given = {frozenset(orbit) for orbit in answered(answer(order))}
         if given != right:
-            raise Hint(f"For C{order} a quarter turn moves channel g to g + {quarter}; yours: {sorted(map(sorted, given))}.")
+            raise Hint(
+                f"For C{order} a quarter turn moves channel g to g + {quarter}; yours: {sorted(map(sorted, given))}."
+            )
     return "Within an orbit weights are exact copies, so they round alike. Across orbits they are interpolated."

@@ -13,17 +13,26 @@ def check_equalizing_scale(answer) -> str:
     for r1, r2 in ((4.0, 1.0), (0.01, 3.0), (7.0, 7.0)):
         scale = float(answered(answer(r1, r2)))
         if not scale > 0:
-            raise Hint(f"For r1 = {r1:g}, r2 = {r2:g} your scale is {scale:g}; it must be positive, or the ReLU notices.")
+            raise Hint(
+                f"For r1 = {r1:g}, r2 = {r2:g} your scale is {scale:g}; it must be positive, or the ReLU notices."
+            )
         first, second = r1 / scale, r2 * scale
         if abs(first - second) > 1e-6 * first:
-            raise Hint(f"For r1 = {r1:g}, r2 = {r2:g} the ranges become {first:.3g} and {second:.3g}; they should be equal.")
+            raise Hint(
+                f"For r1 = {r1:g}, r2 = {r2:g} the ranges become {first:.3g} and {second:.3g}; they should be equal."
+            )
     return "Both ranges become sqrt(r1 r2): s = sqrt(r1 / r2), which is the paper's sqrt(r1 r2) / r2."
 
 
 @self_check
 def check_absorbed(answer) -> str:
     """Notebook 05: a function (beta, gamma) of floats to the part of the bias that may be absorbed."""
-    for beta, gamma, words in ((5.0, 1.0, ""), (1.0, 1.0, "a small bias"), (5.0, -1.0, "a negative gamma"), (-4.0, 0.5, "")):
+    for beta, gamma, words in (
+        (5.0, 1.0, ""),
+        (1.0, 1.0, "a small bias"),
+        (5.0, -1.0, "a negative gamma"),
+        (-4.0, 0.5, ""),
+    ):
         right = max(0.0, beta - 3 * abs(gamma))
         given = float(answered(answer(beta, gamma)))
         if not abs(given - right) <= 1e-9:
@@ -41,7 +50,9 @@ def check_bias_shift(answer) -> str:
     right = (rounded - weight) @ mean
     given = torch.as_tensor(answered(answer(rounded, weight, mean)))
     if given.shape != right.shape:
-        raise Hint(f"The shift has one number an output, shape {tuple(right.shape)}; yours has shape {tuple(given.shape)}.")
+        raise Hint(
+            f"The shift has one number an output, shape {tuple(right.shape)}; yours has shape {tuple(given.shape)}."
+        )
     if torch.allclose(given, -right, atol=1e-5):
         raise Hint("The sign is the other way round: rounded minus original weights.")
     if not torch.allclose(given, right, atol=1e-5):

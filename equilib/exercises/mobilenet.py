@@ -37,7 +37,9 @@ def check_pointwise_parameters(answer) -> str:
         if given == inputs * outputs:
             raise Hint("That is the conventional layer: a weight for each pair of channels.")
         if given == inputs * outputs / group.order**2:
-            raise Hint("That is one weight for each pair of fields; but a pair has |G| free weights, one for each relative rotation.")
+            raise Hint(
+                "That is one weight for each pair of fields; but a pair has |G| free weights, one for each relative rotation."
+            )
         if given != right:
             raise Hint(f"For {name} with {inputs} inputs and {outputs} outputs the layer has {right}, you say {given}.")
     return "One weight for each pair of fields and each relative rotation: |G| times fewer than the conventional layer."
@@ -54,7 +56,9 @@ def check_invariant(answer) -> str:
     if not isinstance(result, torch.Tensor):
         raise Hint(f"Return a tensor, not {type(result).__name__}.")
     if tuple(result.shape) != expected_shape:
-        raise Hint(f"Three fields in, so the result should have shape {expected_shape}; yours has {tuple(result.shape)}.")
+        raise Hint(
+            f"Three fields in, so the result should have shape {expected_shape}; yours has {tuple(result.shape)}."
+        )
     for rotation in (1, 2, 3):
         if not torch.allclose(answer(rotate_field(field, "C4", rotation), 4), result, atol=1e-5):
             raise Hint(

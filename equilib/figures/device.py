@@ -20,12 +20,19 @@ def operator_chain(operators: Sequence[tuple[str, str]]) -> Figure:
     for position, (operator, kind) in enumerate(operators):
         integer = "int" in kind
         ax.text(
-            position, 0, f"{operator}\n{kind}", ha="center", va="center", fontsize=8,
+            position,
+            0,
+            f"{operator}\n{kind}",
+            ha="center",
+            va="center",
+            fontsize=8,
             bbox=dict(boxstyle="round,pad=0.5", facecolor="#CDE4F3" if integer else "white", edgecolor="#0072B2"),
         )
         if position:
             ax.annotate("", (position - 0.33, 0), (position - 0.67, 0), arrowprops=dict(arrowstyle="->", color=GREY))
-    ax.set(xlim=(-0.6, len(operators) - 0.4), ylim=(-0.6, 0.6), title="One block as onnxruntime runs it (filled: integers)")
+    ax.set(
+        xlim=(-0.6, len(operators) - 0.4), ylim=(-0.6, 0.6), title="One block as onnxruntime runs it (filled: integers)"
+    )
     ax.set_axis_off()
     return figure
 
@@ -44,7 +51,9 @@ def rotated_answers(image: np.ndarray, degrees: int, rows: Sequence[Sequence[str
     left.set_xticks([]), left.set_yticks([])
     left.set_title(f"rotated by {degrees}°", fontsize=10)
     right.set_axis_off()
-    table = right.table(rows, colLabels=("INT8 model", "logits", "hash of the logits", "against 0°"), loc="center", cellLoc="left")
+    table = right.table(
+        rows, colLabels=("INT8 model", "logits", "hash of the logits", "against 0°"), loc="center", cellLoc="left"
+    )
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.scale(1, 1.7)

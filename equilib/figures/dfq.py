@@ -70,7 +70,11 @@ def weights_on_grid(weights: np.ndarray, step: float, channel: np.ndarray, *, ti
         right.vlines(levels, 0, 1, color="#cccccc", linewidth=0.8)
     right.plot(channel, np.full(channel.size, 0.66), linestyle="none", marker="o", color="#0072B2", label="weights")
     right.plot(
-        np.round(channel / step) * step, np.full(channel.size, 0.33), linestyle="none", marker="s", color="#D55E00",
+        np.round(channel / step) * step,
+        np.full(channel.size, 0.33),
+        linestyle="none",
+        marker="s",
+        color="#D55E00",
         label="rounded",
     )
     distinct = len(np.unique(np.round(channel / step)))

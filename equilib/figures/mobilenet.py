@@ -72,7 +72,9 @@ def layer_costs(names: Sequence[str], macs: Sequence[float], parameters: Mapping
     width = 0.4
     for shift, (kind, values) in zip((-width / 2, width / 2), parameters.items()):
         hatch = "//" if kind == "conventional" else None
-        right.bar(positions + shift, values, width, label=kind, color=STYLES[kind]["color"], hatch=hatch, edgecolor="white")
+        right.bar(
+            positions + shift, values, width, label=kind, color=STYLES[kind]["color"], hatch=hatch, edgecolor="white"
+        )
     right.set(title="Trainable parameters", ylabel="parameters", yscale="log")
     right.legend(fontsize=8)
     for ax in (left, right):
@@ -93,7 +95,9 @@ def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> F
     for kind, rows in histories.items():
         epochs, style = [row["epoch"] for row in rows], styles[kind]
         left.plot(epochs, [row["valid_loss"] for row in rows], label=f"{kind}, validation", **style)
-        left.plot(epochs, [row["train_loss"] for row in rows], label=f"{kind}, training", **style | {"marker": ""}, alpha=0.5)
+        left.plot(
+            epochs, [row["train_loss"] for row in rows], label=f"{kind}, training", **style | {"marker": ""}, alpha=0.5
+        )
         right.plot(epochs, [100 * row["valid_accuracy"] for row in rows], label=kind, **style)
     left.set(title="Loss", xlabel="epoch", ylabel="cross-entropy [nats]")
     right.set(title="Accuracy on validation patches", xlabel="epoch", ylabel="accuracy [%]")
@@ -117,7 +121,14 @@ def stage_errors(errors: Mapping[str, Mapping[str, float]], *, tolerance: float 
         values = [max(value, 1e-9) for value in stages.values()]
         ax.plot(list(stages), values, label=kind, **STYLES[kind])
         for x, (value, shown) in enumerate(zip(stages.values(), values)):
-            ax.annotate(f"{value:.1e}" if value else "0 (exactly)", (x, shown), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+            ax.annotate(
+                f"{value:.1e}" if value else "0 (exactly)",
+                (x, shown),
+                textcoords="offset points",
+                xytext=(0, 7),
+                ha="center",
+                fontsize=8,
+            )
     if tolerance:
         ax.axhline(tolerance, color=GREY, linewidth=1, linestyle=":")
         label = f"tolerance {tolerance:g}"
@@ -173,7 +184,10 @@ def probability_against_angle(
 
 
 def label_window(
-    tumour: np.ndarray, windows: Mapping[str, np.ndarray], angles: Sequence[float], changes: Mapping[str, Sequence[float]]
+    tumour: np.ndarray,
+    windows: Mapping[str, np.ndarray],
+    angles: Sequence[float],
+    changes: Mapping[str, Sequence[float]],
 ) -> Figure:
     """The square that decides the label, upright and turned, over a tumour; and how many labels change.
 

@@ -17,7 +17,10 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
         accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
     """
     figure, ax = _runs_with_bars(accuracies, apart=1.04)  # so that bars at the same size stand side by side
-    ax.set(title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)", xlabel="training patches")
+    ax.set(
+        title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)",
+        xlabel="training patches",
+    )
     sizes = sorted({size for row in accuracies.values() for size in row})
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.minorticks_off()
@@ -31,7 +34,10 @@ def accuracy_by_parameters(accuracies: Mapping[str, Mapping[int, Sequence[float]
         accuracies: for each network, for each number of parameters, the accuracy (0 to 1) of each run.
     """
     figure, ax = _runs_with_bars(accuracies)
-    ax.set(title="Accuracy on test patches, each network at several widths (bars and dots as above)", xlabel="trainable parameters")
+    ax.set(
+        title="Accuracy on test patches, each network at several widths (bars and dots as above)",
+        xlabel="trainable parameters",
+    )
     return figure
 
 
@@ -47,14 +53,25 @@ def _runs_with_bars(accuracies: Mapping[str, Mapping[int, Sequence[float]]], apa
         x = np.array(sorted(row)) * apart ** (index - (len(accuracies) - 1) / 2)
         ax.errorbar(x, [value.mean() for value in values], spread, label=name, capsize=4, markersize=7, **style)
         for position, value in zip(x, values):
-            ax.plot(np.full(len(value), position * 1.012), value, linestyle="none", marker=".", color=style["color"], alpha=0.6)
+            ax.plot(
+                np.full(len(value), position * 1.012),
+                value,
+                linestyle="none",
+                marker=".",
+                color=style["color"],
+                alpha=0.6,
+            )
     ax.set(ylabel="accuracy [%]", xscale="log")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure, ax
 
 
 def accuracy_by_angle(
-    degrees: Sequence[float], turned: Mapping[str, Sequence[float]], control: Mapping[str, Sequence[float]], *, title: str
+    degrees: Sequence[float],
+    turned: Mapping[str, Sequence[float]],
+    control: Mapping[str, Sequence[float]],
+    *,
+    title: str,
 ) -> Figure:
     """Accuracy against the rotation of the test patches, and beside it that of patches turned there and back again.
 
@@ -72,7 +89,9 @@ def accuracy_by_angle(
             ax.axvline(angle, color="0.85", linewidth=1, zorder=0)
         for network, values in curves.items():
             style = styles[network] | {"marker": ""}
-            ax.plot([*degrees, 360], [100 * share for share in (*values, values[0])], label=network, linewidth=1.5, **style)
+            ax.plot(
+                [*degrees, 360], [100 * share for share in (*values, values[0])], label=network, linewidth=1.5, **style
+            )
         ax.set(title=name, xlabel="rotation of the test patches [degrees]", xticks=range(0, 361, 90))
     panels[0].set_ylabel("accuracy [%]")
     panels[1].legend(fontsize=8)

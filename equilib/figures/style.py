@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib import figure as matplotlib_figure
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib import figure as matplotlib_figure
 from PIL import Image
 
 STYLES = {
@@ -34,7 +34,9 @@ class Figure(matplotlib_figure.Figure):
 
     def __repr__(self) -> str:
         titles = [self.get_suptitle()] + [ax.get_title() or ax.get_title(loc="left") for ax in self.axes]
-        axes = {f"{ax.get_ylabel()} against {ax.get_xlabel()}" for ax in self.axes if ax.get_xlabel() and ax.get_ylabel()}
+        axes = {
+            f"{ax.get_ylabel()} against {ax.get_xlabel()}" for ax in self.axes if ax.get_xlabel() and ax.get_ylabel()
+        }
         words = [" ".join(text.split()) for text in [*titles, *sorted(axes)] if text]
         return "Figure. " + ". ".join(dict.fromkeys(words))
 
@@ -54,7 +56,9 @@ def styles_by_kind(names: Iterable[str]) -> dict[str, dict]:
     for conventional, left in ((True, theirs), (False, ours)):
         kind = [name for name in names if name.startswith("conventional") == conventional]
         if len(kind) > len(left):
-            raise ValueError(f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart")
+            raise ValueError(
+                f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart"
+            )
         styles |= dict(zip(kind, left))
     return styles
 
@@ -108,7 +112,9 @@ class Live:
             self.figure.draw_artist(artist)
         buffer = io.BytesIO()
         # Level 1 with run lengths is twice as fast as the default and hardly larger: a slider wants speed.
-        Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1, compress_type=3)
+        Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3]).save(
+            buffer, "png", compress_level=1, compress_type=3
+        )
         return buffer.getvalue()
 
 
@@ -127,8 +133,13 @@ def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, f
     for index, (kind, row) in enumerate(values.items()):
         positions = np.arange(len(steps)) + (index - (len(values) - 1) / 2) * width
         drawn = ax.bar(
-            positions, [row[step] for step in steps], width, label=kind, color=STYLES[kind]["color"],
-            hatch="//" if kind == "conventional" else None, edgecolor="white",
+            positions,
+            [row[step] for step in steps],
+            width,
+            label=kind,
+            color=STYLES[kind]["color"],
+            hatch="//" if kind == "conventional" else None,
+            edgecolor="white",
         )
         ax.bar_label(drawn, fmt="%.1f", fontsize=8)
     ax.set_xticks(np.arange(len(steps)), steps)

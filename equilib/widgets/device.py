@@ -16,7 +16,9 @@ from equilib.pcam import crop, normalize
 from equilib.widgets.explorer import Explorer
 
 
-def hashed_answers(images: np.ndarray, sessions: Mapping[str, Model], *, size: int, patch: int = 0, degrees: int = 90) -> Explorer:
+def hashed_answers(
+    images: np.ndarray, sessions: Mapping[str, Model], *, size: int, patch: int = 0, degrees: int = 90
+) -> Explorer:
     """Turn a patch by 90 degrees and compare the INT8 logits, to the bit, with those of the unturned patch.
 
     Args:

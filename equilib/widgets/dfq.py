@@ -20,7 +20,7 @@ def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
         block: the teaching default.
     """
     layers: dict[str, list[str]] = {}
-    for name, module in before.named_modules():
+    for name, _ in before.named_modules():
         if name.endswith(".conv") and "block" in name:
             layers.setdefault(name.split(".")[1], []).append(name)
 
@@ -64,8 +64,11 @@ def blended_scales(folded, images, *, layer: str, share: float = 0.0) -> Explore
         weight, error, real = at(round(share, 2))
         note = f"change of the logits, in standard deviations: FP32 {real:.0e}, INT8 {error:.3f}"
         return figures.weights_on_grid(
-            weight.numpy(), weight.abs().max().item() / 127, weight[weakest].flatten().numpy(),
-            title=f"{layer.removeprefix('features.')}, {100 * share:.0f} % of the way to equalized scales", note=note,
+            weight.numpy(),
+            weight.abs().max().item() / 127,
+            weight[weakest].flatten().numpy(),
+            title=f"{layer.removeprefix('features.')}, {100 * share:.0f} % of the way to equalized scales",
+            note=note,
         )
 
     slider = ipywidgets.FloatSlider(share, min=0, max=1, step=0.1, description="equalized", continuous_update=False)
@@ -105,12 +108,19 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
     def draw(spread: float):
         values = ", ".join(f"{name} {row[spreads.index(spread)]:.1e}" for name, row in curves.items())
         return figures.curves(
-            spreads, curves, title=f"Logits change by: {values}", xlabel="spread of the scales [factors of 2, standard deviation]",
-            ylabel="change of logits / std", marked=spread, log=True,
+            spreads,
+            curves,
+            title=f"Logits change by: {values}",
+            xlabel="spread of the scales [factors of 2, standard deviation]",
+            ylabel="change of logits / std",
+            marked=spread,
+            log=True,
         )
 
     slider = ipywidgets.SelectionSlider(options=spreads, value=spread, description="spoil")
-    return Explorer(draw, {"spread": slider}, description="Change of the logits against the spread of random channel scales")
+    return Explorer(
+        draw, {"spread": slider}, description="Change of the logits against the spread of random channel scales"
+    )
 
 
 def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int = 8) -> Explorer:
@@ -127,15 +137,22 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
         rows = {kind: [100 * row[bit, activation_bits] for bit in bits] for kind, row in accuracies.items()}
         now = ", ".join(f"{kind} {100 * row[weight_bits, activation_bits]:.0f} %" for kind, row in accuracies.items())
         return figures.curves(
-            bits, rows, title=f"{weight_bits}-bit weights, {activation_bits}-bit activations: {now}", xlabel="bits of the weights",
-            ylabel="accuracy [%]", marked=weight_bits, references={f"{k}, FP32": 100 * v for k, v in fp32.items()},
+            bits,
+            rows,
+            title=f"{weight_bits}-bit weights, {activation_bits}-bit activations: {now}",
+            xlabel="bits of the weights",
+            ylabel="accuracy [%]",
+            marked=weight_bits,
+            references={f"{k}, FP32": 100 * v for k, v in fp32.items()},
         )
 
     return Explorer(
         draw,
         {
             "weight_bits": ipywidgets.SelectionSlider(options=bits, value=weight_bits, description="weights"),
-            "activation_bits": ipywidgets.SelectionSlider(options=bits, value=activation_bits, description="activations"),
+            "activation_bits": ipywidgets.SelectionSlider(
+                options=bits, value=activation_bits, description="activations"
+            ),
         },
         description="Accuracy against the bits of the weights, with {activation_bits}-bit activations",
     )

@@ -45,9 +45,7 @@ def rotate_patch(
     def draw(patch: int, degrees: int):
         if patch not in curves:  # the angle moves often, the networks need to run once a patch
             turned = torch.cat([rotate(normalize(cropped(patch)), angle) for angle in angles])
-            curves[patch] = {
-                kind: run_model(model, turned).softmax(1)[:, 1].tolist() for kind, model in models.items()
-            }
+            curves[patch] = {kind: run_model(model, turned).softmax(1)[:, 1].tolist() for kind, model in models.items()}
         shown = rotate(cropped(patch).float() / 255, degrees).clamp(0, 1)[0]
         shown = shown * disc_mask(size) + (1 - disc_mask(size))
         return figures.probability_against_angle(
