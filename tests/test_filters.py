@@ -12,6 +12,7 @@ from equilib.filters import (
     count_coefficients,
     filter_bank,
     frequency_response,
+    pixel_basis,
     pixel_coordinates,
     solve_constraint,
     steer,
@@ -46,6 +47,18 @@ def test_solutions_commute_with_the_group_and_contain_e2cnns_basis(name, pair):
     assert torch.allclose(theirs @ flat.T @ flat, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["C1", "C2", "C4", "D1", "D2", "D4"])
+@pytest.mark.parametrize("in_repr", ["trivial", "regular"])
+def test_the_pixel_basis_spans_all_solutions_of_the_constraint(name, in_repr):
+    group = Group.parse(name)
+    basis, solutions = pixel_basis(group, in_repr, 3).double(), solve_constraint(group, in_repr, "regular", 3)
+    assert len(basis) == len(solutions) == 9 * (group.order if in_repr == "regular" else 1)
+    flat, orthonormal = basis.flatten(1), solutions.flatten(1)
+    assert torch.allclose(flat @ orthonormal.T @ orthonormal, flat, atol=1e-12)
+    assert torch.linalg.matrix_rank(flat) == len(basis)
+    assert set(basis.unique().tolist()) == {0, 1}, "so a filter's entries are coefficients, and copies equal to the bit"
+
+
 def test_without_symmetry_every_pixel_filter_is_allowed():
     """C1 is the control that has e2cnn's band limit and no weight sharing; at 1x1 it is an ordinary convolution."""
     basis = steerable_basis(Group.parse("C1"), "regular", "regular", 1)
@@ -55,6 +68,8 @@ def test_without_symmetry_every_pixel_filter_is_allowed():
 def test_groups_without_an_exact_grid_are_refused():
     with pytest.raises(ValueError, match="C12 has no constraint on a grid"):
         solve_constraint("C12", "trivial", "regular", 3)
+    with pytest.raises(ValueError, match="C12 has no constraint on a grid"):
+        pixel_basis("C12", "trivial", 3)
 
 
 def test_turning_an_atom_is_a_phase():

@@ -58,6 +58,44 @@ def test_equivariant_before_and_after_export(group, pooling, depthwise, tissue):
         assert all(m.groups == m.in_channels == m.out_channels for m in depthwise_convs)
 
 
+@pytest.mark.parametrize("group", ["C4", "D4"])
+def test_all_nine_pixels_are_equivariant_too(group, tissue):
+    config = MobileNetConfig(width=0.35, group=group, divisor=8, depthwise="fieldwise", band_limit=False)
+    network = randomize(build("equivariant", config), tissue).double()
+    assert_equivariant(network, tissue.double(), tolerance=1e-10)
+    assert_equivariant(network.export().double(), tissue.double(), tolerance=1e-10)
+    smooth = build("equivariant", config.replace(band_limit=True))
+    depthwise, theirs = network.features.block2.depthwise.conv, smooth.features.block2.depthwise.conv
+    assert 2 * depthwise.weights.shape[-1] == 3 * theirs.weights.shape[-1], "nine pixels, where the band limit leaves six"
+
+
+def test_nine_pixels_need_rotations_that_move_pixels_to_pixels():
+    with pytest.raises(ValueError, match="band_limit=False.*those of C12 do not"):
+        MobileNetConfig(group="C12", band_limit=False)
+
+
+def test_dropout_takes_whole_fields(tissue):
+    """…so that the mean over a field, which the classifier takes, is dropped or scaled, never averaged."""
+    torch.manual_seed(0)
+    pooled = torch.ones(400, 48)
+    for whole in (True, False):
+        config = MobileNetConfig(width=0.35, group="C4", dropout=0.25, field_dropout=whole)
+        means = build("equivariant", config).dropout(pooled).unflatten(1, (-1, 4)).mean(2)
+        values = {round(value, 3) for value in means.unique().tolist()}
+        assert values == {0, round(4 / 3, 3)} if whole else len(values) == 5
+        assert (means == 0).double().mean().item() == pytest.approx(0.25 if whole else 0.25**4, abs=0.03)
+
+
+def test_grouped_layers_are_those_of_the_exported_fieldwise_network():
+    config = MobileNetConfig(width=0.35, group="C4", divisor=24)
+    grouped = count_costs(build("conventional", config.replace(depthwise="grouped")), 95)
+    assert grouped == count_costs(build("equivariant", config.replace(depthwise="fieldwise")).export(), 95)
+    plain = count_costs(build("conventional", config.replace(depthwise="fieldwise")), 95)
+    assert plain == count_costs(build("conventional", config.replace(depthwise="strict")), 95)
+    with pytest.raises(ValueError, match="'grouped' is the conventional network's"):
+        build("equivariant", config.replace(depthwise="grouped"))
+
+
 def test_reflections_are_exact_for_dihedral_groups(tissue):
     network = randomize(build("equivariant", MobileNetConfig(width=0.35, group="D4")), tissue).double()
     expected, flipped = run_model(network, tissue), run_model(network, tissue.flip(-1))
@@ -74,10 +112,10 @@ def test_the_conventional_network_is_not_equivariant(tissue, small):
         assert_equivariant(network, tissue)
 
 
-@pytest.mark.parametrize("depthwise", ["strict", "fieldwise"])
-def test_same_shapes_and_macs(small, depthwise):
+@pytest.mark.parametrize("depthwise, theirs", [("strict", "strict"), ("fieldwise", "grouped")])
+def test_same_shapes_and_macs(small, depthwise, theirs):
     config = small.replace(depthwise=depthwise)
-    conventional = count_costs(build("conventional", config), small.input_size)
+    conventional = count_costs(build("conventional", config.replace(depthwise=theirs)), small.input_size)
     equivariant = count_costs(build("equivariant", config).export(), small.input_size)
     assert conventional == equivariant
     assert len(conventional) == 53
