@@ -66,7 +66,9 @@ def test_all_nine_pixels_are_equivariant_too(group, tissue):
     assert_equivariant(network.export().double(), tissue.double(), tolerance=1e-10)
     smooth = build("equivariant", config.replace(band_limit=True))
     depthwise, theirs = network.features.block2.depthwise.conv, smooth.features.block2.depthwise.conv
-    assert 2 * depthwise.weights.shape[-1] == 3 * theirs.weights.shape[-1], "nine pixels, where the band limit leaves six"
+    assert 2 * depthwise.weights.shape[-1] == 3 * theirs.weights.shape[-1], (
+        "nine pixels, where the band limit leaves six"
+    )
 
 
 def test_nine_pixels_need_rotations_that_move_pixels_to_pixels():
