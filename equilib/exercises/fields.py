@@ -88,7 +88,7 @@ def check_field_norm(answer) -> str:
         if not isinstance(result, torch.Tensor) or result.shape != right.shape:
             raise Hint(f"Return a tensor of the field's shape, {tuple(right.shape)}.")
         result = result.to(right)
-        if torch.allclose(result, right, atol=1e-3):  # whether the variance is divided by n or n - 1 is no matter here
+        if torch.allclose(result, right, atol=1e-2):  # with n or n - 1 in the variance, no matter here
             continue
         if torch.allclose(result, by_groups(field, 1), atol=1e-2):
             raise Hint("Each channel is normalized by itself. The channels of a field must share mean and variance.")
