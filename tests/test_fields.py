@@ -148,20 +148,23 @@ def test_the_photograph_is_a_picture():
 # --- their figures ---
 
 
-def test_the_picture_of_a_mirror_draws_the_permutation():
-    """Each arrow starts above the channel that moves and ends at its new place, where the mirrored filter stands."""
+@pytest.mark.parametrize("rotation, reflected", [(0, True), (1, False), (1, True)])
+def test_the_picture_of_a_permutation_draws_it(rotation, reflected):
+    """Each arrow starts below the channel that moves and ends at its new place, where the moved filter stands."""
     letter = np.triu(np.ones((5, 5)))
     letter[0, 0] = 0
     filters = np.stack([np.rot90(image, r) for image in (letter, letter[:, ::-1]) for r in range(4)])
-    source = representation_matrix("D4", "regular", reflected=True).argmax(1).tolist()
-    figure = figures.channel_moves(filters, source, title="a mirror")
+    source = representation_matrix("D4", "regular", rotation, reflected=reflected).argmax(1).tolist()
+    figure = figures.channel_moves(filters, source, title="an element of D4")
     behind, *tiles = figure.axes
     moves = {round(arrow.xyann[0] - 0.5): round(arrow.xy[0] - 0.5) for arrow in behind.texts}
-    assert moves == {before: after for after, before in enumerate(source)}
-    assert moves[0] == 4 and moves[1] == 7, "a mirror reverses the sense of turning"
-    shown = [ax.images[0].get_array() for ax in tiles[::2]]
-    assert all(np.array_equal(shown[after], shown[before][:, ::-1]) for before, after in moves.items())
-    assert "a mirror" in repr(figure)
+    assert all(arrow.xyann[1] > arrow.xy[1] for arrow in behind.texts)
+    above, below = ([ax.images[0].get_array() for ax in tiles[start::2]] for start in (0, 1))
+    assert tiles[0].get_position().y0 > tiles[1].get_position().y0 and sorted(moves) == list(range(8))
+    for before, after in moves.items():
+        moved = above[before][:, ::-1] if reflected else above[before]
+        assert np.array_equal(below[after], np.rot90(moved, rotation))
+    assert "an element of D4" in repr(figure)
 
 
 def test_bars_of_channels_have_their_heights_and_the_shared_number_is_a_line():
