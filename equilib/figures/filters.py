@@ -104,8 +104,8 @@ def basis_sizes(
     solved: Sequence[int],
     limited: Sequence[int],
     *,
-    title: str = "Dimensions of 3 × 3 filters from one regular field to another",
-    xlabel: str = "group",
+    title: str,
+    xlabel: str,
 ) -> Figure:
     """Free weights of pairs of fields: without a constraint, with it, and with the band limit."""
     figure = Figure(figsize=(8, 3.1), layout="constrained")
