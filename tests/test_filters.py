@@ -157,8 +157,8 @@ def test_the_ring_shows_an_alias_where_the_nearest_pixels_are():
 
 
 def test_equal_weights_carry_equal_numbers():
-    numbers = np.array([[0, 1], [1, 0]])
-    ax = figures.equal_weights({"C2": numbers}, title="1 × 1").axes[0]
+    numbers = np.array([[0, 1], [2, 3]])
+    ax = figures.equal_weights({"a block": numbers}, title="1 × 1").axes[0]
     places = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in ax.texts}
     assert places == {place: str(number) for place, number in np.ndenumerate(numbers)}
     assert np.array_equal(ax.images[0].get_array(), numbers)
