@@ -4,6 +4,7 @@ import torch
 from e2cnn.nn import FieldType, GeometricTensor
 from skimage import transform
 
+from equilib import figures
 from equilib.fields import (
     Group,
     channel_permutation,
@@ -142,3 +143,42 @@ def test_bad_representations_are_named():
 def test_the_photograph_is_a_picture():
     picture = tissue_photograph(31)
     assert picture.shape == (3, 31, 31) and picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.1
+
+
+# --- their figures ---
+
+
+@pytest.mark.parametrize("rotation, reflected", [(0, True), (1, False), (1, True)])
+def test_the_picture_of_a_permutation_draws_it(rotation, reflected):
+    """Each arrow starts below the channel that moves and ends at its new place, where the moved filter stands."""
+    letter = np.triu(np.ones((5, 5)))
+    letter[0, 0] = 0
+    filters = np.stack([np.rot90(image, r) for image in (letter, letter[:, ::-1]) for r in range(4)])
+    source = representation_matrix("D4", "regular", rotation, reflected=reflected).argmax(1).tolist()
+    figure = figures.channel_moves(filters, source, title="an element of D4")
+    behind, *tiles = figure.axes
+    moves = {round(arrow.xyann[0] - 0.5): round(arrow.xy[0] - 0.5) for arrow in behind.texts}
+    assert all(arrow.xyann[1] > arrow.xy[1] for arrow in behind.texts)
+    above, below = ([ax.images[0].get_array() for ax in tiles[start::2]] for start in (0, 1))
+    assert tiles[0].get_position().y0 > tiles[1].get_position().y0 and sorted(moves) == list(range(8))
+    for before, after in moves.items():
+        moved = above[before][:, ::-1] if reflected else above[before]
+        assert np.array_equal(below[after], np.rot90(moved, rotation))
+    assert "an element of D4" in repr(figure)
+
+
+def test_bars_of_channels_have_their_heights_and_the_shared_number_is_a_line():
+    values = {"once": [1.0, 2.0, 3.0, 4.0], "turned": [4.0, 1.0, 2.0, 3.0]}
+    figure = figures.channel_values(values, title="means", label="mean [1]", shared={"of the field": 2.5})
+    ax = figure.axes[0]
+    assert [[bar.get_height() for bar in drawn] for drawn in ax.containers] == list(values.values())
+    assert ax.lines[0].get_ydata()[0] == 2.5 and ax.get_ylabel() == "mean [1]" and ax.get_xlabel() == "channel"
+
+
+def test_arrows_of_both_ways_are_drawn_where_they_are_and_as_they_point():
+    field = np.zeros((2, 9, 9))
+    field[:, 2, 6] = (3.0, 4.0)  # row 2, column 6
+    figure = figures.arrows_both_ways({"one": (field, 0 * field), "two": (field, field)}, title="arrows")
+    first, last = figure.axes[0].collections
+    assert np.array_equal(first.XY, [[6, 2]]) and (first.U, first.V) == (3, 4) and len(last.XY) == 0
+    assert len(figure.axes[1].collections[1].XY) == 1 and figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]

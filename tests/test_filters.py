@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from equilib import figures
 from equilib.fields import Group, rotate_field, transform_field
 from equilib.filters import (
     Atom,
@@ -140,3 +142,30 @@ def test_high_frequencies_pose_as_low_ones():
 def test_even_kernels_have_no_centre():
     with pytest.raises(ValueError, match="kernel_size must be odd"):
         atoms(4)
+
+
+# --- their figures ---
+
+
+def test_the_ring_shows_an_alias_where_the_nearest_pixels_are():
+    figure = figures.waves_on_ring(3, -1)
+    asked, alias, near, *corners = figure.axes[0].lines
+    for angle, value in zip(near.get_xdata(), near.get_ydata()):
+        assert asked.get_ydata()[angle] == pytest.approx(value) and alias.get_ydata()[angle] == pytest.approx(value)
+    assert np.allclose(corners[0].get_ydata(), -corners[1].get_ydata()) and abs(corners[0].get_ydata()[0]) > 0.5
+    assert figure.axes[0].get_xlabel() == "angle around the ring [degrees]"
+
+
+def test_equal_weights_carry_equal_numbers():
+    numbers = np.array([[0, 1], [2, 3]])
+    ax = figures.equal_weights({"a block": numbers}, title="1 × 1").axes[0]
+    places = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in ax.texts}
+    assert places == {place: str(number) for place, number in np.ndenumerate(numbers)}
+    assert np.array_equal(ax.images[0].get_array(), numbers)
+
+
+def test_bars_of_basis_sizes_are_labelled_as_asked():
+    figure = figures.basis_sizes(["C4"], [36], [9], [6], title="one filter", xlabel="from, to")
+    ax = figure.axes[0]
+    assert [bars[0].get_height() for bars in ax.containers] == [36, 9, 6]
+    assert (ax.get_title(), ax.get_xlabel()) == ("one filter", "from, to")

@@ -2,7 +2,7 @@
 
 from equilib.exercises.device import check_int8_size, check_orbits, check_requantize
 from equilib.exercises.dfq import check_absorbed, check_bias_shift, check_equalizing_scale
-from equilib.exercises.fields import check_action, check_commutes, check_length, check_relu
+from equilib.exercises.fields import check_action, check_commutes, check_field_norm
 from equilib.exercises.filters import check_alias, check_basis_size, check_depthwise, check_why_twelve
 from equilib.exercises.grids import (
     SETTINGS,

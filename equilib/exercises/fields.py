@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from equilib.exercises.check import Hint, answered, self_check
-from equilib.fields import representation_matrix, rotate_field
+from equilib.fields import rotate_field
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -71,38 +71,31 @@ def check_commutes(answer) -> str:
 
 
 @self_check
-def check_relu(answer) -> str:
-    """A function (vectors (M, d), matrices (R, d, d)) to the largest |ReLU(ρ v) - ρ ReLU(v)|."""
-    vectors = _random(50, 4)
-    for name in ("regular", "irrep1", "irrep2", "trivial"):
-        rho = torch.stack(
-            [representation_matrix("C4" if name != "irrep1" else "C12", name, r) for r in range(4)]
-        ).float()
-        v = vectors[:, : rho.shape[1]]
-        turned = torch.einsum("rij,mj->rmi", rho, v)
-        right = (turned.relu() - torch.einsum("rij,mj->rmi", rho, v.relu())).abs().max().item()
-        given = float(answered(answer(v, rho)))
-        if not abs(given - right) <= 1e-4:
-            raise Hint(f"For the {name} representation the largest difference is {right:.2f}, yours is {given:.2f}.")
-    return "0 for regular and trivial fields, which ReLU may act on; not for arrows, whose components a rotation mixes."
+def check_field_norm(answer) -> str:
+    """A function (field (B, F * order, n, n), order) to the fields normalized by one mean and one variance each."""
 
+    def by_groups(x, size):
+        values = x.unflatten(1, (-1, size))
+        variance, mean = torch.var_mean(values, (0, 2, 3, 4), correction=0, keepdim=True)
+        return ((values - mean) / (variance + 1e-5).sqrt()).flatten(1, 2)
 
-@self_check
-def check_length(answer) -> str:
-    """A function (field (B, F * 2, n, n) of arrows, irrep1) to invariants (B, F)."""
-    from equilib.fields import transform_field
-
-    field = _random(2, 6, 7, 7)
-    result = answered(answer(field))
-    if not isinstance(result, torch.Tensor) or tuple(result.shape) != (2, 3):
-        raise Hint("Three arrow fields in, so the result should have shape (2, 3).")
-    for r in (1, 2, 3):
-        if not torch.allclose(answer(transform_field(field, "C4", "irrep1", r)), result, atol=1e-4):
-            raise Hint(f"It changes under a rotation by {90 * r}°. What of an arrow stays when it is turned?")
-    if torch.allclose(result, torch.zeros_like(result), atol=1e-6) or torch.allclose(answer(2 * field + 1), result):
-        raise Hint("It is invariant, but it does not depend on the field.")
-    thirty = representation_matrix("C12", "irrep1", 1).float()
-    turned = torch.einsum("ij,bfjhw->bfihw", thirty, field.unflatten(1, (3, 2)))
-    if not torch.allclose(answer(turned.flatten(1, 2)), result, atol=1e-4):
-        raise Hint("It holds for quarter turns only: turn all arrows by 30° and it changes.")
-    return "The length of an arrow does not care where it points, nor the mean over pixels where it stands."
+    for order in (4, 12):
+        channels = 3 * order
+        spread = torch.linspace(0.5, 2, channels)[:, None, None]
+        field = spread * _random(4, channels, 5, 5) + 3 * spread
+        result = answered(answer(field.clone(), order))
+        right = by_groups(field, order)
+        if not isinstance(result, torch.Tensor) or result.shape != right.shape:
+            raise Hint(f"Return a tensor of the field's shape, {tuple(right.shape)}.")
+        result = result.to(right)
+        if torch.allclose(result, right, atol=1e-2):  # with n or n - 1 in the variance, no matter here
+            continue
+        if torch.allclose(result, by_groups(field, 1), atol=1e-2):
+            raise Hint("Each channel is normalized by itself. The channels of a field must share mean and variance.")
+        if torch.allclose(result, by_groups(field, channels), atol=1e-2):
+            raise Hint("All fields share one mean and one variance. Each field has its own.")
+        means = result.unflatten(1, (-1, order)).mean((0, 2, 3, 4))
+        if means.abs().max() > 1e-3:
+            raise Hint(f"The mean of the first field is {means[0]:.2f}; it must be 0.")
+        raise Hint("The means are right, the spreads are not: divide by the root of variance + 1e-5, per field.")
+    return "One mean and one variance a field, over the batch, the pixels and the field's channels."

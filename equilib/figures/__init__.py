@@ -6,8 +6,25 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; the two 
 
 from equilib.figures.device import operator_chain, rotated_answers
 from equilib.figures.dfq import channel_ranges, convergence, weights_on_grid
-from equilib.figures.fields import channel_rows, commuting_square, matrices, pictures, turning_field
-from equilib.figures.filters import aliases, basis_sizes, cutoff_errors, harmonics, steered_filter
+from equilib.figures.fields import (
+    arrows_both_ways,
+    channel_moves,
+    channel_rows,
+    channel_values,
+    commuting_square,
+    matrices,
+    pictures,
+    turning_field,
+)
+from equilib.figures.filters import (
+    aliases,
+    basis_sizes,
+    cutoff_errors,
+    equal_weights,
+    harmonics,
+    steered_filter,
+    waves_on_ring,
+)
 from equilib.figures.grids import plan, sampled_points, sampling
 from equilib.figures.mobilenet import (
     filter_bank,

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from equilib.figures.style import BLUE, ORANGE, RESPONSE, SIGNED, Figure, Live, bare
+from equilib.figures.style import BLUE, GREEN, ORANGE, RESPONSE, SIGNED, Figure, Live, bare
 
 
 def pictures(images: Mapping[str, np.ndarray], *, title: str, colorbar: str | None = None) -> Figure:
@@ -124,6 +124,93 @@ def matrices(values: Mapping[str, np.ndarray], *, title: str) -> Figure:
         ax.set_xlabel("channel before", fontsize=8)
     axes[0].set_ylabel("channel after", fontsize=8)
     figure.colorbar(shown, ax=list(axes), label="entry", shrink=0.8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def channel_moves(filters: np.ndarray, source: Sequence[int], *, title: str) -> Figure:
+    """The channels of a field before and after a group element acts, each drawn as the filter that it belongs to.
+
+    Args:
+        filters: (|G|, k, k), the copies of one filter, one for each channel.
+        source: channel ``i`` after the action is channel ``source[i]`` before it.
+        title: of the figure.
+    """
+    count = len(filters)
+    figure = Figure(figsize=(min(9, 1.05 * count + 0.9), 3.3))
+    left, width = 0.11, 0.88 / count
+    limit = np.abs(filters).max()
+    behind = figure.add_axes((left, 0, 0.88, 1), xlim=(0, count), ylim=(0, 1))
+    behind.set_axis_off()
+    for after, before in enumerate(source):
+        color = BLUE if after // (count // 2) == before // (count // 2) else ORANGE
+        behind.annotate(
+            "", (after + 0.5, 0.37), (before + 0.5, 0.58), arrowprops=dict(arrowstyle="->", color=color, linewidth=1.6)
+        )
+    for channel, values in enumerate(filters):
+        for bottom, text in ((0.6, f"channel {channel}"), (0.12, f"channel {channel}")):
+            ax = figure.add_axes((left + (channel + 0.13) * width, bottom, 0.74 * width, 0.23), aspect="equal")
+            ax.imshow(
+                values, vmin=-limit if filters.min() < 0 else 0, vmax=limit, cmap="Greys", interpolation="nearest"
+            )
+            bare(ax)
+            ax.set_title(text, fontsize=8, pad=3) if bottom > 0.5 else ax.set_xlabel(text, fontsize=8, labelpad=3)
+    figure.text(0.015, 0.71, "before", fontsize=9, va="center")
+    figure.text(0.015, 0.235, "after", fontsize=9, va="center")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def channel_values(
+    values: Mapping[str, Sequence[float]], *, title: str, label: str, shared: Mapping[str, float] | None = None
+) -> Figure:
+    """A number for each channel of one field, for several inputs; numbers that the whole field shares as lines.
+
+    Args:
+        values: name of the input to one number a channel.
+        title, label: of the figure and of the numbers, with their unit.
+        shared: name to a number of the whole field.
+    """
+    figure = Figure(figsize=(8, 2.9), layout="constrained")
+    ax = figure.subplots()
+    count = len(next(iter(values.values())))
+    width = 0.8 / len(values)
+    for index, ((name, row), color, hatch) in enumerate(zip(values.items(), (BLUE, ORANGE, GREEN), (None, "//", ".."))):
+        positions = np.arange(count) + (index - (len(values) - 1) / 2) * width
+        drawn = ax.bar(positions, row, width, label=name, color=color, hatch=hatch, edgecolor="white")
+        ax.bar_label(drawn, fmt="%.3f", fontsize=8)
+    for (name, level), line in zip((shared or {}).items(), (":", "--")):
+        ax.axhline(level, color="black", linewidth=1.5, linestyle=line, label=name)
+    ax.set_xticks(np.arange(count))
+    ax.set(title=title, xlabel="channel", ylabel=label)
+    ax.margins(y=0.2)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def arrows_both_ways(cases: Mapping[str, tuple[np.ndarray, np.ndarray]], *, title: str, every: int = 1) -> Figure:
+    """Fields of arrows, computed by turning first and by turning last, one over the other: equivariant is where they meet.
+
+    Args:
+        cases: caption to two fields (2, n, n), x to the right and y upwards, on one grid of pixels.
+        title: of the figure.
+        every: only each ``every``-th arrow of a row and a column is drawn.
+    """
+    figure = Figure(figsize=(min(9, 4.4 * len(cases)), 4.6), layout="constrained")
+    for ax, (caption, both) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases.items()):
+        places = np.arange(every // 2, both[0].shape[-1], every)
+        longest = max(np.hypot(*field).max() for field in both)
+        column, row = np.meshgrid(places, places)
+        for field, color, width, name in zip(both, (BLUE, ORANGE), (0.012, 0.0045), ("turn first", "turn last")):
+            x, y = field[:, places][:, :, places]
+            seen = np.hypot(x, y) > 0.03 * longest  # the others would be dots
+            style = dict(angles="uv", scale_units="xy", scale=longest / (2.5 * every), width=width, pivot="middle")
+            ax.quiver(column[seen], row[seen], x[seen], y[seen], color=color, label=name, **style)
+        ax.set(xlim=(-1, both[0].shape[-1]), ylim=(both[0].shape[-1], -1), aspect="equal")
+        ax.set(xlabel="column [pixels]", ylabel="row [pixels]")
+        ax.set_title(caption, fontsize=10)
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
 

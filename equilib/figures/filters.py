@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -39,10 +39,75 @@ def harmonics(continuous: np.ndarray, sampled: np.ndarray, captions: Sequence[st
     return figure
 
 
+def waves_on_ring(asked: int, alias: int) -> Figure:
+    """Cosine waves of two frequencies around the ring of a 3 x 3 filter, and what its eight pixels see of them.
+
+    Args:
+        asked, alias: the frequencies, periods around the ring.
+    """
+    figure = Figure(figsize=(8, 3.1), layout="constrained")
+    ax = figure.subplots()
+    degrees = np.linspace(0, 360, 361)
+    for m, color, line in ((asked, BLUE, "-"), (alias, ORANGE, "--")):
+        ax.plot(
+            degrees,
+            np.cos(m * np.radians(degrees)),
+            color=color,
+            linestyle=line,
+            label=f"frequency {m}".replace("-", "−"),
+        )
+    near, corners = np.arange(0, 360, 90), np.arange(45, 360, 90)
+    ax.plot(near, np.cos(asked * np.radians(near)), "o", color="black", markersize=9, label="four nearest pixels")
+    for m, color in ((asked, BLUE), (alias, ORANGE)):
+        style = dict(
+            linestyle="none", marker="s", markersize=7, markerfacecolor="none", markeredgewidth=1.8, color=color
+        )
+        ax.plot(
+            corners, np.cos(m * np.radians(corners)), label=f"corner pixels, frequency {m}".replace("-", "−"), **style
+        )
+    ax.set(xlabel="angle around the ring [degrees]", ylabel="cosine part", xlim=(-8, 368), ylim=(-1.2, 1.2))
+    ax.set_xticks(np.arange(0, 361, 45))
+    title = f"Around the ring of a 3 × 3 filter: frequency {asked} beside frequency {alias}"
+    ax.set_title(title.replace("-", "−"), fontsize=11)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def equal_weights(blocks: Mapping[str, np.ndarray], *, title: str) -> Figure:
+    """Square blocks of a filter with equal weights under one number and one shade.
+
+    Args:
+        blocks: caption to (|G|, |G|) whole numbers, which of the free weights stands there.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for ax, (caption, numbers) in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks.items()):
+        last = numbers.max()
+        ax.imshow(numbers, cmap="cividis", vmin=0, vmax=last, interpolation="nearest")
+        for (row, column), number in np.ndenumerate(numbers):
+            color = "white" if number < 0.55 * last else "black"
+            size = 7 if len(numbers) > 8 else 9
+            ax.text(column, row, f"{number}", ha="center", va="center", fontsize=size, color=color)
+        ax.set_xticks(range(len(numbers)))
+        ax.set_yticks(range(len(numbers)))
+        ax.tick_params(labelsize=6, length=2)
+        ax.set_title(caption, fontsize=10)
+        ax.set_xlabel("input channel", fontsize=8)
+    figure.axes[0].set_ylabel("output channel", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def basis_sizes(
-    names: Sequence[str], unconstrained: Sequence[int], solved: Sequence[int], limited: Sequence[int]
+    names: Sequence[str],
+    unconstrained: Sequence[int],
+    solved: Sequence[int],
+    limited: Sequence[int],
+    *,
+    title: str,
+    xlabel: str,
 ) -> Figure:
-    """Free weights of one pair of fields: without a constraint, with it, and with the band limit."""
+    """Free weights of pairs of fields: without a constraint, with it, and with the band limit."""
     figure = Figure(figsize=(8, 3.1), layout="constrained")
     ax = figure.subplots()
     positions = np.arange(len(names))
@@ -57,10 +122,10 @@ def basis_sizes(
         )
     ax.set_xticks(positions, names)
     ax.set(
-        title="Dimensions of 3 × 3 filters from one regular field to another",
+        title=title,
         ylabel="free weights",
         yscale="log",
-        xlabel="group",
+        xlabel=xlabel,
     )
     ax.margins(y=0.12)
     ax.legend(fontsize=8, loc="upper left")
