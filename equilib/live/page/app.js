@@ -1,0 +1,411 @@
+/** The page: what the reader turns and chooses, and what follows from it. */
+
+import { Network } from "./network.js";
+import { readPicture, WrongFile } from "./picture.js";
+import { Ring } from "./ring.js";
+import { hexadecimal, inDisc, probability, toBytes } from "./rotation.js";
+import * as words from "./words.js";
+
+const TURNS = [0, 90, 180, 270];
+const STEP = 10; // degrees between two points of the ring: 36 of them
+const SNAP = 2.5; // degrees within which a drag stops at a quarter turn
+const $ = (id) => document.getElementById(id);
+
+const manifest = await (await fetch("manifest.json")).json();
+const state = { picture: null, degrees: 0 };
+const slots = ["first", "second"].map((name, index) => ({ name, index, network: new Network(), own: null }));
+const ring = new Ring($("ring"), ["first", "second"]);
+const library = []; // the page's own pictures, read once
+const bits = (logits) => [...logits].map(hexadecimal).join(" ");
+
+// --- answers ---
+
+const settings = (slot) => ({ size: slot.network.size, mean: manifest.mean, std: manifest.std });
+
+/** The answer where the tissue stands now; while one is computed, only the latest wish is kept. */
+async function follow(slot) {
+  slot.again = slot.following;
+  if (slot.following || !slot.network.size) return;
+  slot.following = true;
+  do {
+    slot.again = false;
+    const { picture, degrees } = state;
+    const logits = await slot.network.run(() => picture.input(settings(slot), degrees), { first: true });
+    if (picture === state.picture) {
+      slot.now = { degrees, logits };
+      showAnswer(slot);
+    }
+  } while (slot.again);
+  slot.following = false;
+}
+
+/** The four quarter turns, then the ring, then its control. */
+async function sweep(slot) {
+  const { picture } = state;
+  const { network } = slot;
+  const count = 360 / STEP;
+  const token = (slot.sweeping = Symbol(slot.name));
+  const current = () => token === slot.sweeping;
+  network.cancel("sweep");
+  Object.assign(slot, { turns: null, values: Array(count), control: Array(count) });
+  ring.draw(slot.index, "curve", []);
+  ring.draw(slot.index, "control", []);
+  const ask = (input) => network.run(input, { group: "sweep" });
+  const started = performance.now();
+  const turns = await Promise.all(TURNS.map((degrees) => ask(() => picture.input(settings(slot), degrees))));
+  if (!current()) return;
+  slot.turns = turns;
+  showAnswer(slot);
+  showBits();
+  const jobs = [...Array(count).keys()].map(async (i) => {
+    const quarter = TURNS.indexOf(i * STEP);
+    const logits = quarter >= 0 ? turns[quarter] : await ask(() => picture.input(settings(slot), i * STEP));
+    if (!current()) return;
+    slot.values[i] = probability(logits);
+    ring.draw(slot.index, "curve", slot.values);
+  });
+  await Promise.all(jobs);
+  if (!current()) return;
+  performance.measure("ring", { start: started });
+  showRing();
+  const controls = [...Array(count).keys()].map(async (i) => {
+    const logits = TURNS.includes(i * STEP) ? turns[0] : await ask(() => picture.thereAndBack(settings(slot), i * STEP));
+    if (!current()) return;
+    slot.control[i] = probability(logits);
+    ring.draw(slot.index, "control", slot.control);
+  });
+  await Promise.all(controls);
+  if (current()) performance.measure("control", { start: started });
+}
+
+/** All real patches at the four turns: once for each network. */
+async function sweepAll(slot) {
+  slot.network.cancel("all");
+  slot.ranges = null;
+  const token = (slot.comparing = Symbol(slot.name));
+  const patches = library.filter(({ about }) => about.source.startsWith("PCam"));
+  const ranges = await Promise.all(patches.map((picture) =>
+    Promise.all(TURNS.map(async (degrees) =>
+      probability(await slot.network.run(() => picture.input(settings(slot), degrees), { group: "all" }))))));
+  if (token !== slot.comparing) return;
+  slot.ranges = ranges;
+  showAll(patches);
+}
+
+// --- what is shown ---
+
+const title = (slot) => slot.own ?? slot.about.title;
+const same = (a, b) => bits(a) === bits(b);
+
+function showPicture() {
+  const { picture, degrees } = state;
+  const n = manifest.size;
+  const { mean, std } = manifest;
+  const bytes = toBytes(picture.input({ size: n, mean, std }, degrees), n, mean, std);
+  for (let i = 0; i < n * n; i++) if (!inDisc(Math.floor(i / n), i % n, n)) bytes[4 * i + 3] = 0;
+  $("tissue").getContext("2d").putImageData(new ImageData(bytes, n, n), 0, 0);
+  $("degrees").textContent = `${degrees}°`;
+  $("slider").value = degrees;
+  $("slider").setAttribute("aria-valuetext", words.angles(degrees));
+  for (const button of document.querySelectorAll("[data-turn]")) {
+    button.setAttribute("aria-pressed", Number(button.dataset.turn) === degrees % 360);
+  }
+  ring.turn(degrees);
+}
+
+function showAnswer(slot) {
+  const { now, turns, card } = slot;
+  if (!now) return;
+  const p = probability(now.logits);
+  card.number.textContent = words.percent(p);
+  card.says.textContent = words.verdict(p);
+  card.bar.style.setProperty("--p", p);
+  card.root.dataset.logits = [...now.logits].join(" ");
+  card.root.dataset.degrees = now.degrees;
+  ring.mark(slot.index, now.degrees, p);
+  const equal = turns && same(now.logits, turns[0]);
+  card.change.textContent = turns ? words.change(now.degrees, p, probability(turns[0]), equal) : "";
+  card.change.dataset.same = Boolean(equal && now.degrees % 90 === 0 && now.degrees % 360);
+  const { bytes } = slot.about;
+  card.facts.textContent = `${(bytes / 1e6).toFixed(2)} MB · ${slot.network.median.toFixed(1)} ms an answer · INT8`;
+  if (slots.every((other) => other.now?.degrees === now.degrees && other.turns)) showNotice(now.degrees);
+  if (slots.every((other) => other.now)) performance.mark("answered");
+}
+
+function showNotice(degrees) {
+  const answers = slots.map((slot) => ({
+    title: title(slot),
+    now: probability(slot.now.logits),
+    upright: probability(slot.turns[0]),
+    same: same(slot.now.logits, slot.turns[0]),
+  }));
+  $("notice").textContent = words.notice(degrees, answers);
+  clearTimeout(showNotice.timer);
+  showNotice.timer = setTimeout(() => {
+    const each = answers.map(({ title, now }) => `${title}: ${words.percent(now)}`).join(", ");
+    $("spoken").textContent = `${degrees} degrees. ${each}. ${$("notice").textContent}`;
+  }, 700);
+}
+
+function showRing() {
+  const ready = slots.filter((slot) => slot.turns && !slot.values.includes(undefined));
+  const curves = ready.map((slot) => ({
+    title: title(slot),
+    values: Array.from(slot.values),
+    turns: slot.turns.map(bits),
+  }));
+  $("ring-notice").textContent = words.ringNotice(curves);
+  $("ring").setAttribute("aria-label", `Probability of tumour against angle. ${words.ringNotice(curves)}`);
+}
+
+function showBits() {
+  const ready = slots.filter((slot) => slot.turns);
+  $("bits").replaceChildren(...ready.map((slot) => {
+    const table = document.createElement("table");
+    table.className = slot.name;
+    table.createCaption().textContent = title(slot);
+    const head = table.createTHead().insertRow();
+    for (const text of ["turn", "no tumour", "tumour", "as upright?"]) {
+      const cell = head.appendChild(document.createElement("th"));
+      cell.scope = "col";
+      cell.textContent = text;
+    }
+    const body = table.createTBody();
+    slot.turns.forEach((logits, i) => {
+      const row = body.insertRow();
+      const equal = same(logits, slot.turns[0]);
+      row.dataset.equal = equal;
+      const angle = row.appendChild(document.createElement("th"));
+      angle.scope = "row";
+      angle.textContent = `${TURNS[i]}°`;
+      for (const logit of logits) row.insertCell().append(code(hexadecimal(logit)));
+      row.insertCell().textContent = i === 0 ? "" : equal ? "= same bits" : "≠ other bits";
+    });
+    return table;
+  }));
+  $("bits-notice").textContent = words.bitsNotice(ready.map((slot) => ({
+    title: title(slot),
+    same: slot.turns.slice(1).map((logits) => same(logits, slot.turns[0])),
+  })));
+}
+
+function code(text) {
+  const element = document.createElement("code");
+  element.textContent = text;
+  return element;
+}
+
+function showAll(patches) {
+  const ready = slots.filter((slot) => slot.ranges);
+  $("all").replaceChildren(...patches.map((picture, i) => {
+    const row = document.createElement("button");
+    row.type = "button";
+    row.className = "row";
+    row.addEventListener("click", () => choose(picture));
+    const image = document.createElement("img");
+    Object.assign(image, { src: picture.about.file, alt: "", width: 34, height: 34 });
+    const truth = span("truth", picture.about.tumour ? "tumour" : "no tumour");
+    const track = span("track");
+    const spoken = [];
+    for (const slot of ready) {
+      const [low, high] = [Math.min(...slot.ranges[i]), Math.max(...slot.ranges[i])];
+      const range = track.appendChild(span(`range ${slot.name}`));
+      range.style.setProperty("--low", low);
+      range.style.setProperty("--high", high);
+      spoken.push(`${title(slot)} ${words.percent(low)}${high > low ? ` to ${words.percent(high)}` : ""}`);
+    }
+    row.append(image, truth, track, span("hidden", spoken.join(", ")));
+    return row;
+  }));
+  $("all-notice").textContent = words.allNotice(ready.map((slot) => ({ title: title(slot), ranges: slot.ranges })));
+}
+
+function span(name, text = "") {
+  const element = document.createElement("span");
+  element.className = name;
+  element.textContent = text;
+  return element;
+}
+
+// --- what the reader does ---
+
+function turn(degrees) {
+  state.degrees = degrees;
+  requestAnimationFrame(() => {
+    showPicture();
+    slots.forEach(follow);
+  });
+}
+
+function choose(picture) {
+  state.picture = picture;
+  $("about").textContent = words.aboutPicture(picture.about);
+  for (const thumb of $("thumbs").children) thumb.setAttribute("aria-pressed", thumb.picture === picture);
+  for (const slot of slots) slot.turns = slot.now = null;
+  turn(state.degrees);
+  for (const slot of slots) if (slot.network.size) sweep(slot);
+}
+
+/** Put a network into a slot: one of the menu, or the bytes of the reader's own file. */
+async function put(slot, about, bytes = null, name = about.title) {
+  if (bytes === null) {
+    let response = null;
+    try {
+      response = await fetch(about.file);
+    } catch {
+      // said below
+    }
+    if (!response?.ok) throw new WrongFile(`«${about.title}» was not loaded before, and there is no network now: connect, then choose it again.`);
+    bytes = await response.arrayBuffer();
+  }
+  const size = bytes.byteLength;
+  await slot.network.open(bytes, name);
+  Object.assign(slot, { about: { ...about, bytes: size }, own: about.name ? null : name, now: null, turns: null });
+  slot.card.select.value = about.name ?? "own";
+  slot.card.words.textContent = about.name ? `trained on ${about.data}` : "your own file";
+  $(`legend-${slot.index}`).textContent = title(slot);
+}
+
+/** Everything that a network has to answer, what the reader looks at first. */
+async function compute(slot) {
+  follow(slot);
+  await sweep(slot);
+  sweepAll(slot);
+}
+
+function makeCard(slot) {
+  const root = document.querySelector(`[data-slot="${slot.index}"]`);
+  const make = (tag, name) => {
+    const element = document.createElement(tag);
+    element.className = name;
+    return element;
+  };
+  const select = make("select", "menu");
+  select.setAttribute("aria-label", `${slot.name} network`);
+  for (const { name, title } of manifest.networks) select.add(new Option(title, name));
+  select.add(new Option("a file of your own …", "own"));
+  select.addEventListener("change", () => {
+    const about = manifest.networks.find(({ name }) => name === select.value);
+    if (about) guarded(() => put(slot, about)).then(() => compute(slot));
+    else askForNetwork(slot);
+    if (!about) select.value = slot.own ? "own" : slot.about.name;
+  });
+  const [number, says, bar] = [make("strong", "number"), make("span", "says"), make("div", "bar-track")];
+  const [change, facts, text] = [make("p", "change"), make("p", "facts-line"), make("p", "trained")];
+  number.textContent = "…";
+  const line = make("p", "answer");
+  line.append(number, " tumour, so it says «", says, "»");
+  bar.append(make("span", "bar-fill"), make("span", "bar-half"));
+  root.replaceChildren(select, line, bar, change, facts, text);
+  slot.card = { root, select, number, says, bar, change, facts, words: text };
+}
+
+let asked = slots[0];
+function askForNetwork(slot) {
+  asked = slot;
+  $("network-file").click();
+}
+
+/** A file that does not fit gets its sentence; anything else is a mistake of ours and stays in the console. */
+async function guarded(action) {
+  $("trouble").textContent = "";
+  try {
+    await action();
+  } catch (error) {
+    if (!(error instanceof WrongFile)) throw error;
+    $("trouble").textContent = error.message;
+    for (const slot of slots) if (slot.about) slot.card.select.value = slot.own ? "own" : slot.about.name;
+  }
+}
+
+/** A picture or a network, by the name of the file. */
+function take(file, slot = slots[0]) {
+  return guarded(async () => {
+    if (file.name.toLowerCase().endsWith(".onnx")) {
+      await put(slot, { data: "" }, await file.arrayBuffer(), file.name);
+      compute(slot);
+    } else {
+      const picture = await readPicture(file, file.name, manifest, { title: file.name });
+      if (slots.some(({ network }) => network.size > picture.n)) throw new WrongFile(`«${file.name}» has ${picture.n} × ${picture.n} pixels, and one of the networks takes more.`);
+      choose(picture);
+      $("stage").scrollIntoView({ behavior: "smooth", block: "center" });
+    }
+  });
+}
+
+function listen() {
+  $("slider").addEventListener("input", () => turn(Number($("slider").value)));
+  for (const button of document.querySelectorAll("[data-turn]")) {
+    button.addEventListener("click", () => turn(Number(button.dataset.turn)));
+  }
+  const canvas = $("tissue");
+  const towards = ({ clientX, clientY }) => {
+    const box = canvas.getBoundingClientRect();
+    return (Math.atan2(box.top + box.height / 2 - clientY, clientX - box.left - box.width / 2) * 180) / Math.PI;
+  };
+  let grip = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    grip = towards(event) - state.degrees;
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (grip === null) return;
+    const free = (((towards(event) - grip) % 360) + 360) % 360;
+    const quarter = 90 * Math.round(free / 90);
+    turn(Math.abs(free - quarter) < SNAP ? quarter : Math.round(free));
+  });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (grip = null));
+
+  const files = { "choose-picture": "picture-file", "take-picture": "camera-file" };
+  for (const [button, input] of Object.entries(files)) $(button).addEventListener("click", () => $(input).click());
+  $("choose-network").addEventListener("click", () => askForNetwork(slots[0]));
+  for (const input of document.querySelectorAll("input[type=file]")) {
+    input.addEventListener("change", () => {
+      const [file] = input.files;
+      if (file) take(file, asked);
+      asked = slots[0];
+      input.value = "";
+    });
+  }
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    const card = event.target.closest?.("[data-slot]");
+    if (file) take(file, slots[card?.dataset.slot ?? 0]);
+  });
+}
+
+function makeThumb(picture) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.picture = picture;
+  const { file, tumour, source } = picture.about;
+  const image = document.createElement("img");
+  const kind = source.startsWith("PCam") ? "tissue" : "synthetic tissue";
+  Object.assign(image, { src: file, width: 48, height: 48, alt: `${kind} with${tumour ? "" : "out"} tumour` });
+  button.append(image);
+  button.addEventListener("click", () => choose(picture));
+  return button;
+}
+
+async function start() {
+  if (new URLSearchParams(location.search).has("embed")) document.body.classList.add("embed");
+  for (const link of document.querySelectorAll("[data-notebook]")) link.href = manifest.notebooks[link.dataset.notebook] ?? manifest.course;
+  for (const link of document.querySelectorAll("[data-course]")) link.href = manifest.course;
+  if (self !== top) for (const link of document.links) link.target = "_top";
+  slots.forEach(makeCard);
+  listen();
+  const byName = (name) => manifest.networks.find((network) => network.name === name);
+  const loaded = slots.map((slot, i) => put(slot, byName(manifest.start[["equivariant", "conventional"][i]])));
+  library.push(...await Promise.all(manifest.pictures.map(async (about) =>
+    readPicture(await (await fetch(about.file)).blob(), about.file, manifest, about))));
+  $("thumbs").append(...library.map(makeThumb));
+  choose(library.find(({ about }) => about.file === manifest.start.picture));
+  loaded.forEach((ready, i) => ready.then(() => compute(slots[i])));
+  await Promise.all(loaded);
+  $("speed").textContent = `onnxruntime-web ${manifest.onnxruntime}, one thread of WebAssembly for each network. The milliseconds on the cards are the median of the last answers on this very device.`;
+  if ("serviceWorker" in navigator) await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
+}
+
+await start();
