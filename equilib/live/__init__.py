@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from equilib.experiment import shipped_int8, shipped_results
+from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
 from equilib.tissue import cache_root, draw_patch
@@ -123,7 +124,7 @@ def node_modules() -> Path:
 
 
 def describe(name: str) -> dict[str, str]:
-    """What kind of network a shipped file holds, from its name: ``kind`` and a ``title`` for people."""
+    """What a shipped file holds, from its name: ``kind``, and for people ``title`` and ``words``."""
     group = re.search(r"_([CD]\d+)_", name)
     conventional = "_conventional" in name or group is None
     words = ["Conventional" if conventional else f"Equivariant, {group[1]}"]
@@ -131,7 +132,11 @@ def describe(name: str) -> dict[str, str]:
     words += ["field-wise"] if "_fieldwise" in name else []
     multiple = re.search(r"_m(\d+)_", name)
     words += [f"channels in multiples of {multiple[1]}"] if multiple else []
-    return {"kind": "conventional" if conventional else "equivariant", "title": ", ".join(words)}
+    return {
+        "kind": "conventional" if conventional else "equivariant",
+        "title": ", ".join(words),
+        "words": "no turn is built in" if conventional else f"turns by {Group.parse(group[1]).step:g}° are built in",
+    }
 
 
 def _networks(folder: Path) -> list[dict]:

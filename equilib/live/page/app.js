@@ -90,6 +90,7 @@ async function sweepAll(slot) {
   if (token !== slot.comparing) return;
   slot.ranges = ranges;
   showAll(patches);
+  if (slots.every((other) => other.ranges)) document.documentElement.dataset.computed = "";
 }
 
 // --- what is shown ---
@@ -127,7 +128,7 @@ function showAnswer(slot) {
   card.change.textContent = turns ? words.change(now.degrees, p, probability(turns[0]), equal) : "";
   card.change.dataset.same = Boolean(equal && now.degrees % 90 === 0 && now.degrees % 360);
   const { bytes } = slot.about;
-  card.facts.textContent = `${(bytes / 1e6).toFixed(2)} MB · ${slot.network.median.toFixed(1)} ms an answer · INT8`;
+  card.facts.textContent = `${(bytes / 1e6).toFixed(2)} MB · ${slot.network.median.toFixed(1)} ms an answer`;
   if (slots.every((other) => other.now?.degrees === now.degrees && other.turns)) showNotice(now.degrees);
   if (slots.every((other) => other.now)) performance.mark("answered");
 }
@@ -201,6 +202,7 @@ function showAll(patches) {
     const row = document.createElement("button");
     row.type = "button";
     row.className = "row";
+    row.dataset.tumour = picture.about.tumour;
     row.addEventListener("click", () => choose(picture));
     const image = document.createElement("img");
     Object.assign(image, { src: picture.about.file, alt: "", width: 34, height: 34 });
@@ -262,7 +264,7 @@ async function put(slot, about, bytes = null, name = about.title) {
   await slot.network.open(bytes, name);
   Object.assign(slot, { about: { ...about, bytes: size }, own: about.name ? null : name, now: null, turns: null });
   slot.card.select.value = about.name ?? "own";
-  slot.card.words.textContent = about.name ? `trained on ${about.data}` : "your own file";
+  slot.card.words.textContent = about.words ?? "a file of your own";
   $(`legend-${slot.index}`).textContent = title(slot);
 }
 
@@ -294,9 +296,11 @@ function makeCard(slot) {
   const [change, facts, text] = [make("p", "change"), make("p", "facts-line"), make("p", "trained")];
   number.textContent = "…";
   const line = make("p", "answer");
-  line.append(number, " tumour, so it says «", says, "»");
+  line.append(number, " tumour");
   bar.append(make("span", "bar-fill"), make("span", "bar-half"));
-  root.replaceChildren(select, line, bar, change, facts, text);
+  const saying = make("p", "saying");
+  saying.append("It says «", says, "»");
+  root.replaceChildren(select, text, line, bar, saying, change, facts);
   slot.card = { root, select, number, says, bar, change, facts, words: text };
 }
 
@@ -322,7 +326,7 @@ async function guarded(action) {
 function take(file, slot = slots[0]) {
   return guarded(async () => {
     if (file.name.toLowerCase().endsWith(".onnx")) {
-      await put(slot, { data: "" }, await file.arrayBuffer(), file.name);
+      await put(slot, {}, await file.arrayBuffer(), file.name);
       compute(slot);
     } else {
       const picture = await readPicture(file, file.name, manifest, { title: file.name });

@@ -2,6 +2,8 @@
 
 import { crop, normalize, rotate } from "./rotation.js";
 
+const KEPT = 24; // inputs of one picture, of 100 kB each
+
 /** A sentence for the reader. */
 export class WrongFile extends Error {}
 
@@ -12,20 +14,28 @@ export class Picture {
    * @param {object} about what to say of it: title, source, tumour (true, false, or undefined where nobody knows)
    */
   constructor(pixels, n, about) {
-    Object.assign(this, { pixels, n, about, upright: new Map() });
+    Object.assign(this, { pixels, n, about, kept: new Map() });
   }
 
   /** The network's input: cropped, normalised, then turned. All rotations act after the crop. */
   input({ size, mean, std }, degrees) {
-    if (!this.upright.has(size)) {
-      this.upright.set(size, normalize(crop(this.pixels, this.n, size), size, mean, std));
-    }
-    return rotate(this.upright.get(size), size, degrees);
+    const upright = this.#keep(`${size}`, () => normalize(crop(this.pixels, this.n, size), size, mean, std));
+    return this.#keep(`${size} ${degrees}`, () => rotate(upright, size, degrees));
   }
 
   /** Turned there and back again: where it began, but for two interpolations. */
   thereAndBack(settings, degrees) {
-    return rotate(this.input(settings, degrees), settings.size, -degrees);
+    const { size } = settings;
+    return this.#keep(`${size} ${degrees} back`, () => rotate(this.input(settings, degrees), size, -degrees));
+  }
+
+  /** Two networks ask for the same inputs, one shortly after the other. */
+  #keep(key, make) {
+    if (!this.kept.has(key)) {
+      if (this.kept.size >= KEPT) this.kept.delete(this.kept.keys().next().value);
+      this.kept.set(key, make());
+    }
+    return this.kept.get(key);
   }
 }
 

@@ -79,32 +79,34 @@ function interpolate(planar, n, degrees) {
   const [xx, xy, x0] = [f(cosine), f(-sine), f(centre - cosine * centre + sine * centre)];
   const [yx, yy, y0] = [f(sine), f(cosine), f(centre - sine * centre - cosine * centre)];
   const area = n * n;
+  const last = n - 1;
   const result = new Float32Array(planar.length);
-  const rows = new Int32Array(4);
-  const columns = new Int32Array(4);
-  const clamp = (i) => Math.min(Math.max(i, 0), n - 1);
   for (let row = 0; row < n; row++) {
     for (let column = 0; column < n; column++) {
       const x = f(f(f(xx * column) + f(xy * row)) + x0);
       const y = f(f(f(yx * column) + f(yy * row)) + y0);
-      const [left, top] = [Math.floor(x), Math.floor(y)];
-      const [dx, dy] = [f(x - left), f(y - top)];
-      for (let i = 0; i < 4; i++) {
-        rows[i] = clamp(top - 1 + i) * n;
-        columns[i] = clamp(left - 1 + i);
-      }
-      for (let channel = 0; channel < 3; channel++) {
-        const offset = channel * area;
-        const along = (i) => {
-          const start = offset + rows[i];
-          return cubic(dx, planar[start + columns[0]], planar[start + columns[1]], planar[start + columns[2]], planar[start + columns[3]]);
-        };
-        result[offset + row * n + column] = cubic(dy, along(0), along(1), along(2), along(3));
+      const left = Math.floor(x);
+      const top = Math.floor(y);
+      const dx = f(x - left);
+      const dy = f(y - top);
+      const c0 = clamp(left - 1, last), c1 = clamp(left, last), c2 = clamp(left + 1, last), c3 = clamp(left + 2, last);
+      const r0 = n * clamp(top - 1, last), r1 = n * clamp(top, last), r2 = n * clamp(top + 1, last), r3 = n * clamp(top + 2, last);
+      for (let start = 0; start < planar.length; start += area) {
+        const p0 = start + r0, p1 = start + r1, p2 = start + r2, p3 = start + r3;
+        result[start + row * n + column] = cubic(
+          dy,
+          cubic(dx, planar[p0 + c0], planar[p0 + c1], planar[p0 + c2], planar[p0 + c3]),
+          cubic(dx, planar[p1 + c0], planar[p1 + c1], planar[p1 + c2], planar[p1 + c3]),
+          cubic(dx, planar[p2 + c0], planar[p2 + c1], planar[p2 + c2], planar[p2 + c3]),
+          cubic(dx, planar[p3 + c0], planar[p3 + c1], planar[p3 + c2], planar[p3 + c3]),
+        );
       }
     }
   }
   return result;
 }
+
+const clamp = (i, last) => (i < 0 ? 0 : i > last ? last : i);
 
 /** The Catmull-Rom spline through four values, between the second and the third. */
 function cubic(t, a, b, c, d) {

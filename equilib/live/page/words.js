@@ -7,8 +7,8 @@ export const angles = (degrees) => `${degrees} degrees counter-clockwise`;
 
 /** One network at one angle, beside its answer for the upright picture. */
 export function change(degrees, now, upright, same) {
-  if (degrees % 360 === 0) return "the picture is upright";
-  if (degrees % 90 === 0) return same ? "the same answer as upright, to the last bit" : `${points(now, upright)} away from upright`;
+  if (degrees % 360 === 0) return "upright";
+  if (degrees % 90 === 0) return same ? "the same as upright, to the last bit" : `${points(now, upright)} away from upright`;
   return `${points(now, upright)} away from upright`;
 }
 
@@ -33,8 +33,9 @@ export function ringNotice(curves) {
   return curves.map(({ title, values, turns }) => {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     const classes = new Set(values.map(verdict));
-    const steady = new Set(turns).size === 1 ? "meets 0° again at each quarter turn" : "is another one at each quarter turn";
-    return `«${title}» runs from ${percent(low)} to ${percent(high)}${classes.size > 1 ? ", crosses 50 %," : ""} and ${steady}.`;
+    const answers = new Set(turns).size;
+    const steady = answers === 1 ? "one answer at all four quarter turns" : `${answers} different answers at the four quarter turns`;
+    return `«${title}» runs from ${percent(low)} to ${percent(high)}${classes.size > 1 ? ", crosses 50 %," : ""} and gives ${steady}.`;
   }).join(" ");
 }
 
