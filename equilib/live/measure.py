@@ -45,7 +45,7 @@ def served(folder: str | Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
@@ -74,7 +74,7 @@ def report(folder: Path) -> str:
     with served(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page()
-        page.goto(address)
+        page.goto(f"{address}/")
         page.locator("#all .row").first.wait_for(timeout=120_000)
         page.locator("html[data-computed]").wait_for(timeout=120_000)
         for name, words in (("answered", "both networks have answered, after"), ("ring", "36 angles"), ("control", "36 angles and the control")):
@@ -83,7 +83,7 @@ def report(folder: Path) -> str:
             lines.append(f"{words}: {time / 1000:.2f} s")
         for network in networks:
             # A page of the same address that computes nothing.
-            page.goto(f"{address}manifest.json")
+            page.goto(f"{address}/manifest.json")
             median, least, opening = page.evaluate(TIMES, [network["file"], ANSWERS])
             lines.append(f"{network['title']}: {median:.1f} ms an answer (median of {ANSWERS}; least {least:.1f}), {opening:.0f} ms to open")
         browser.close()
