@@ -46,7 +46,7 @@ def test_the_patches_are_a_dozen_of_pcams_half_with_tumour():
     patches = list((live.PAGE / "patches").glob("*.png"))
     assert len(patches) == 12 and sum(path.name.startswith("tumour") for path in patches) == 6
     assert all(Image.open(path).size == (96, 96) and Image.open(path).mode == "RGB" for path in patches)
-    assert "CC0" in (live.PAGE / "patches" / "SOURCE.md").read_text()
+    assert "CC0" in (live.PAGE / "patches" / "SOURCE.txt").read_text()
 
 
 def test_names_say_what_a_network_is():

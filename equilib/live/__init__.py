@@ -189,7 +189,7 @@ def first_load(folder: str | Path) -> list[Path]:
     started = {network["file"] for network in manifest["networks"] if network["name"] in manifest["start"].values()}
     return [
         path for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".md" and (path.suffix != ".onnx" or str(path.relative_to(folder)) in started)
+        if path.is_file() and path.suffix != ".txt" and (path.suffix != ".onnx" or str(path.relative_to(folder)) in started)
     ]
 
 

@@ -16,6 +16,7 @@ const state = { picture: null, degrees: 0 };
 const slots = ["first", "second"].map((name, index) => ({ name, index, network: new Network(), own: null }));
 const ring = new Ring($("ring"), ["first", "second"]);
 const library = []; // the page's own pictures, read once
+const embedded = new URLSearchParams(location.search).has("embed"); // the first step alone, in the course's start page
 const bits = (logits) => [...logits].map(hexadecimal).join(" ");
 
 // --- answers ---
@@ -80,6 +81,7 @@ async function sweep(slot) {
 
 /** All real patches at the four turns: once for each network. */
 async function sweepAll(slot) {
+  if (embedded) return;
   slot.network.cancel("all");
   slot.ranges = null;
   const token = (slot.comparing = Symbol(slot.name));
@@ -394,7 +396,7 @@ function makeThumb(picture) {
 }
 
 async function start() {
-  if (new URLSearchParams(location.search).has("embed")) document.body.classList.add("embed");
+  document.body.classList.toggle("embed", embedded);
   for (const link of document.querySelectorAll("[data-notebook]")) link.href = manifest.notebooks[link.dataset.notebook] ?? manifest.course;
   for (const link of document.querySelectorAll("[data-course]")) link.href = manifest.course;
   if (self !== top) for (const link of document.links) link.target = "_top";
