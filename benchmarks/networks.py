@@ -44,4 +44,3 @@ def _with_e2cnn(module: enn.EquivariantModule) -> enn.EquivariantModule:
     if hasattr(module, "body"):
         module.body = _with_e2cnn(module.body)
     return module
-

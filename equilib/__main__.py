@@ -21,7 +21,9 @@ def _parser() -> argparse.ArgumentParser:
     network.add_argument("--group", default="C12", help="C4, C12, D4 … (default C12)")
     network.add_argument("--divisor", type=int, help="round channels to multiples of it (default: the group's order)")
     network.add_argument(
-        "--depthwise", choices=("strict", "fieldwise"), default="strict",
+        "--depthwise",
+        choices=("strict", "fieldwise"),
+        default="strict",
         help="filter channel by channel, or mix the channels of a field (default strict)",
     )
     network.add_argument("--group-pooling", choices=("mean", "max"), default="mean")
@@ -35,16 +37,28 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--batch-size", type=int, default=64, help="per process (default 64)")
     training.add_argument("--learning-rate", type=float, default=1e-3)
     training.add_argument("--weight-decay", type=float, default=0.05)
-    training.add_argument("--no-augmentation", action="store_true", help="no random rotations by 90 degrees and reflections")
     training.add_argument(
-        "--any-angle", type=float, nargs="?", const=1.0, default=0.0, metavar="SHARE",
+        "--no-augmentation", action="store_true", help="no random rotations by 90 degrees and reflections"
+    )
+    training.add_argument(
+        "--any-angle",
+        type=float,
+        nargs="?",
+        const=1.0,
+        default=0.0,
+        metavar="SHARE",
         help="turn all patches, or this share of them, by a random angle",
     )
     training.add_argument(
-        "--recalibrate", type=int, default=0, metavar="N",
+        "--recalibrate",
+        type=int,
+        default=0,
+        metavar="N",
         help="before each validation, statistics of batch normalization from N training patches without augmentation",
     )
-    training.add_argument("--stain", type=float, default=0.0, help="random change of the stains, say 0.1 (default: none)")
+    training.add_argument(
+        "--stain", type=float, default=0.0, help="random change of the stains, say 0.1 (default: none)"
+    )
     training.add_argument("--dropout", type=float, default=0.2, help="before the classifier (default 0.2)")
     training.add_argument("--seed", type=int, default=0)
     machine = shared.add_argument_group("machine (options of lightning.Trainer)")
@@ -57,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--threads", type=int, help="of torch on the CPU")
     shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
 
-    train = commands.add_parser("train", parents=[shared], allow_abbrev=False, help="train one network, or continue its run")
+    train = commands.add_parser(
+        "train", parents=[shared], allow_abbrev=False, help="train one network, or continue its run"
+    )
     train.add_argument("kind", choices=("conventional", "equivariant"))
     train.add_argument("--folder", type=Path, required=True, help="folder of the run; if it exists, the run continues")
 
@@ -67,18 +83,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="train both networks, quantize them, and write accuracies and errors as JSON",
     )
-    compare.add_argument("--folder", type=Path, required=True, help="folder of the two runs; if they exist, they continue")
+    compare.add_argument(
+        "--folder", type=Path, required=True, help="folder of the two runs; if they exist, they continue"
+    )
     compare.add_argument("--output", type=Path, required=True, help="the JSON file")
     compare.add_argument("--label", help="what the data is, for tables")
     compare.add_argument("--measured", type=int, default=300, help="test patches for equivariance errors (default 300)")
 
-    quantize = commands.add_parser("quantize", allow_abbrev=False, help="make an INT8 ONNX model of a trained network, without data")
+    quantize = commands.add_parser(
+        "quantize", allow_abbrev=False, help="make an INT8 ONNX model of a trained network, without data"
+    )
     quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
     quantize.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file")
     quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
     quantize.add_argument("--tied", action="store_true", help="equalize with one scale for the channels of a field")
     quantize.add_argument("--no-equalization", action="store_true", help="neither equalize nor absorb biases")
-    quantize.add_argument("--bias-correction", action="store_true", help="take the expected error of rounded weights off")
+    quantize.add_argument(
+        "--bias-correction", action="store_true", help="take the expected error of rounded weights off"
+    )
     quantize.add_argument(
         "--weight-bits",
         type=int,
@@ -86,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         help="7 for x86 processors without VNNI, in runtimes whose kernels saturate there (default 8)",
     )
 
-    predict = commands.add_parser("predict", allow_abbrev=False, help="classify patches with an exported model; prints CSV")
+    predict = commands.add_parser(
+        "predict", allow_abbrev=False, help="classify patches with an exported model; prints CSV"
+    )
     predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
     predict.add_argument("images", nargs="+", type=Path, help="image files, folders of images, or .h5 files with key x")
     predict.add_argument("--threads", type=int, default=1)
@@ -107,30 +131,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from equilib import dfq, int8
+    from equilib import device, int8
+    from equilib.deploy import deploy
     from equilib.mobilenet import exported
-    from equilib.pcam import input_range
     from equilib.training import load_network
 
     network, _ = load_network(options.checkpoint)
-    size = network.config.input_size
-    scheme = int8.Scheme(weight_bits=options.weight_bits)
-    model = exported(network)
-    steps = []
-    if not options.fp32:
-        model = dfq.fold_batch_norm(model)
-        if not options.no_equalization:
-            model, report = dfq.equalize(model, tied=options.tied)
-            model, absorption = dfq.absorb_high_bias(model)
-            moved = sum(int((amount > 0).sum()) for amount in absorption.absorbed.values())
-            steps += [f"{len(report.pairs)} pairs equalized", f"biases of {moved} channels absorbed"]
-        if options.bias_correction:
-            model, correction = dfq.correct_bias(model, lambda layer: int8.rounded_weight(layer, scheme), size)
-            steps.append(f"biases of {len(correction.corrected)} layers corrected")
-        model = int8.quantize(model, input_range(), scheme=scheme)
-        steps.append(f"{scheme.weight_bits}-bit weights, {scheme.activation_bits}-bit activations")
-    path = int8.export_onnx(model, options.output, size)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps) or 'FP32'}")
+    if options.fp32:
+        path, steps = device.export_onnx(exported(network), options.output, network.config.input_size), ("FP32",)
+    else:
+        made = deploy(
+            network,
+            options.output,
+            equalize=not options.no_equalization,
+            tied=options.tied,
+            absorb=not options.no_equalization,
+            correct=options.bias_correction,
+            scheme=int8.Scheme(weight_bits=options.weight_bits),
+        )
+        path, steps = made.onnx, made.steps
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps)}")
     return 0
 
 
@@ -139,11 +159,11 @@ def _predict(options: argparse.Namespace) -> int:
 
     import torch
 
-    from equilib import int8
+    from equilib import device
     from equilib.equivariance import run_model
     from equilib.pcam import read_images
 
-    session = int8.session(options.model, threads=options.threads)
+    session = device.session(options.model, threads=options.threads)
     size = session.get_inputs()[0].shape[2]
     if not isinstance(size, int):
         raise ValueError(f"{options.model} does not say the size of its input; export it with equilib quantize")
@@ -214,7 +234,8 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
         result = train(config, options.folder, **training_options)
         print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
         return 0
-    from equilib.experiment import compare, data_label, markdown_table, table
+    from equilib.experiment import compare, data_label, table
+    from equilib.results import markdown_table
 
     contents = compare(
         config,
@@ -232,7 +253,7 @@ def _run(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def _synthetic() -> Path:
     from equilib.budget import current_budget
-    from equilib.tissue import ensure_dataset
+    from equilib.synthetic import ensure_dataset
 
     return ensure_dataset(current_budget().sizes)
 

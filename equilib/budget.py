@@ -36,7 +36,7 @@ class Budget:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Patches of each split, as :func:`equilib.tissue.ensure_dataset` takes them."""
+        """Patches of each split, as :func:`equilib.synthetic.ensure_dataset` takes them."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
 

@@ -51,7 +51,9 @@ def trace(network: nn.Module) -> fx.GraphModule:
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
     for name in calls:
         if isinstance(traced.get_submodule(name), (*Layer, nn.BatchNorm2d)) and calls.count(name) > 1:
-            raise ValueError(f"{name} is used {calls.count(name)} times: rescaling it at one place would change the others")
+            raise ValueError(
+                f"{name} is used {calls.count(name)} times: rescaling it at one place would change the others"
+            )
     for name, module in traced.named_modules():
         if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
             raise ValueError(
@@ -238,7 +240,9 @@ def _apply_scale(network: fx.GraphModule, pair: Pair, scale: Tensor) -> None:
         size = _field_size(first, pair)
         fields = scale.unflatten(0, (-1, size))
         if (fields != fields[:, :1]).any():
-            raise ValueError(f"between {pair.first} and {pair.second} stands a maximum over each field: scale it as one")
+            raise ValueError(
+                f"between {pair.first} and {pair.second} stands a maximum over each field: scale it as one"
+            )
         incoming = scale if len(scale) == _in_channels(second) else fields[:, 0]
     _scale_outputs(first, 1 / scale)
     _scale_inputs(second, incoming)

@@ -243,4 +243,6 @@ def _compare(expected: Tensor, actual: Tensor, degrees: float) -> EquivarianceEr
     difference = (actual - expected) / (spread or float("nan"))
     classes = expected.ndim == 2 and expected.shape[1] > 1
     flips = (expected.argmax(1) != actual.argmax(1)).double().mean().item() if classes else float("nan")
-    return EquivarianceError(float(degrees), difference.square().mean().sqrt().item(), difference.abs().max().item(), flips)
+    return EquivarianceError(
+        float(degrees), difference.square().mean().sqrt().item(), difference.abs().max().item(), flips
+    )

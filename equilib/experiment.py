@@ -6,14 +6,8 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
-from itertools import product
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
-from equilib import __version__, dfq, int8
+from equilib import dfq
+from equilib.deploy import deploy, quantization_ladder
 from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
@@ -30,9 +25,10 @@ from equilib.equivariance import (
     rotation_spread,
     run_model,
 )
-from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics, exported
-from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, input_range, network_inputs
-from equilib.training import TrainConfig, TrainResult, load_network, train, write_json
+from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics
+from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, network_inputs
+from equilib.results import environment, write_json
+from equilib.training import TrainConfig, TrainResult, train
 
 
 def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tensor:
@@ -72,45 +68,6 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class Deployed:
-    """One trained network on its way to the device; all entries compute (nearly) the same logits.
-
-    Attributes:
-        trained: as it was trained (with e2cnn, if equivariant), in evaluation mode.
-        exported: plain torch modules.
-        folded: batch normalization folded.
-        equalized: ranges equalized.
-        absorbed: high biases absorbed; what is quantized.
-        simulated: with fake quantizers.
-        onnx: the INT8 model, a file.
-    """
-
-    trained: nn.Module
-    exported: nn.Module
-    folded: nn.Module
-    equalized: nn.Module
-    absorbed: nn.Module
-    simulated: nn.Module
-    onnx: Path
-
-    @property
-    def session(self):
-        """The INT8 model in onnxruntime."""
-        return int8.session(self.onnx)
-
-
-def deploy(network: nn.Module, path: str | Path) -> Deployed:
-    """Export, fold, equalize, absorb, quantize (W8A8 per tensor, data-free ranges) and write the ONNX file."""
-    plain = exported(network)
-    folded = dfq.fold_batch_norm(plain)
-    equalized, _ = dfq.equalize(folded)
-    absorbed, _ = dfq.absorb_high_bias(equalized)
-    simulated = int8.quantize(absorbed, input_range())
-    onnx = int8.export_onnx(simulated, path, network.config.input_size)
-    return Deployed(network, plain, folded, equalized, absorbed, simulated, onnx)
-
-
 def measure(
     result: TrainResult,
     config: TrainConfig,
@@ -119,6 +76,7 @@ def measure(
     angles: Sequence[float] = (30, 60, 90, 180, 270),
     measured: int = 300,
     data: str | Path | None = None,
+    further: Mapping[str, Patches] | None = None,
 ) -> dict:
     """All figures of one trained network, as a JSON-compatible dictionary.
 
@@ -129,6 +87,7 @@ def measure(
             interpolation control is measured too.
         measured: test patches on which equivariance errors are measured.
         data: folder of the test split, by default the training's.
+        further: other patches whose logits are to be kept, by a name for them.
 
     Returns:
         ``accuracy``: metrics of FP32, of FP32 averaged over the four rotations by 90 degrees at test time, of FP32 after
@@ -137,20 +96,23 @@ def measure(
         ``logit_change``: relative differences between stages.  ``rotation_spread``: over all multiples of 30 degrees.
         ``int8_identical_under_quarter_turns``: share of test patches with the very same logits.
         ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
+        ``further``: the same for the patches of ``further``.  ``ladder``: metrics of each simulated INT8 network of
+        :func:`equilib.deploy.quantization_ladder`.  ``range_spread``: of each convolution, the largest range of an output channel's
+        weights over the smallest, before and after equalization.  ``seconds`` and ``steps`` of the training.
     """
     size = config.network.input_size
     test = Patches(data or config.data, "test")
     labels = torch.from_numpy(test.labels)
     model = deploy(result.network, onnx)
     running = model.session
-    naive = int8.quantize(model.folded, input_range())
+    ladder = {rung: predict(network, test, size) for rung, network in quantization_ladder(model.exported).items()}
     logits = {
         "fp32": predict(model.exported, test, size),
         "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
         "fp32 equalized": predict(model.equalized, test, size),
         "fp32 equalized and absorbed": predict(model.absorbed, test, size),
-        "int8 naive, simulated": predict(naive, test, size),
-        "int8 simulated": predict(model.simulated, test, size),
+        "int8 naive, simulated": ladder["naive"],
+        "int8 simulated": ladder["+ absorption"],
         "int8": predict(running, test, size),
     }
     sample = network_inputs(test, range(min(measured, len(test))), size)
@@ -186,11 +148,14 @@ def measure(
         .item(),
         "int8_identical_under_quarter_turns": identical_under_quarter_turns(running, test, size),
         "measured_patches": len(sample),
-        "per_patch": {"label": labels.tolist()}
-        | {
-            stage: [round(value, 4) for value in (logits[stage][:, 1] - logits[stage][:, 0]).tolist()]
-            for stage in ("fp32", "fp32, mean of four rotations", "int8")
-        },
+        "per_patch": _per_patch(
+            labels, {stage: logits[stage] for stage in ("fp32", "fp32, mean of four rotations", "int8")}
+        ),
+        "further": {name: score(model.exported, running, patches, size) for name, patches in (further or {}).items()},
+        "ladder": {rung: classification_metrics(values, labels) for rung, values in ladder.items()},
+        "range_spread": {"folded": range_spread(model.folded), "equalized": range_spread(model.equalized)},
+        "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
+        "steps": result.steps,
         "rotation_spread": {
             "fp32": asdict(rotation_spread(model.exported, sample, around)),
             "int8": asdict(rotation_spread(running, sample, around)),
@@ -204,6 +169,29 @@ def measure(
             asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between
         ],
     }
+
+
+def score(network: nn.Module, session, patches: Patches, size: int) -> dict[str, list]:
+    """Labels and logit differences of the patches, in FP32 (the network) and INT8 (the session)."""
+    logits = {"fp32": predict(network, patches, size), "int8": predict(session, patches, size)}
+    return _per_patch(torch.from_numpy(patches.labels), logits)
+
+
+def _per_patch(labels: Tensor, logits: Mapping[str, Tensor]) -> dict[str, list]:
+    differences = {stage: (values[:, 1] - values[:, 0]).tolist() for stage, values in logits.items()}
+    return {"label": labels.tolist()} | {
+        stage: [round(value, 4) for value in values] for stage, values in differences.items()
+    }
+
+
+def range_spread(network: nn.Module) -> dict[str, float]:
+    """For each convolution, the largest range of an output channel's weights over the smallest (0 where one is 0)."""
+    spreads = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            ranges = dfq.outgoing_ranges(layer)
+            spreads[name] = (ranges.max() / ranges.min()).item() if ranges.min() > 0 else 0.0
+    return spreads
 
 
 def compare(
@@ -232,7 +220,9 @@ def compare(
     """
     runs, output = Path(runs), Path(output)
     if measured < 2:
-        raise ValueError(f"measured must be at least 2, since errors are relative to a spread over patches; got {measured}")
+        raise ValueError(
+            f"measured must be at least 2, since errors are relative to a spread over patches; got {measured}"
+        )
     # What could fail for want of a file or a program fails here, not after hours of training.
     sizes = {split: len(Patches(config.data, split)) for split in SPLITS}
     machine = environment()
@@ -264,56 +254,9 @@ def compare(
 def data_label(root: str | Path) -> str:
     """What a folder holds, in words: synthetic tissue, PCam (if all splits have its sizes), or the folder's name."""
     sizes = {split: len(Patches(root, split)) for split in SPLITS}
-    if Path(root).name.startswith("tissue-v"):  # as equilib.tissue names its folders
+    if Path(root).name.startswith("tissue-v"):  # as equilib.synthetic names its folders
         return "synthetic tissue"
     return "PCam" if sizes == PUBLISHED_SIZES else Path(root).name
-
-
-def environment() -> dict[str, str]:
-    """Versions, processor and git revision, for a JSON of results."""
-    packages = ("torch", "e2cnn", "lightning", "onnx", "onnxruntime", "numpy")
-    return {
-        "equilib": __version__,
-        "revision": _revision(),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability() + (" with VNNI" if int8.has_vnni() else ""),
-        "threads": str(torch.get_num_threads()),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        **{package: version(package) for package in packages},
-    }
-
-
-def _revision() -> str:
-    """The git revision of this checkout; "unknown" where there is none."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def read_results(path: str | Path) -> dict:
-    """The contents of a results file; raises FileNotFoundError or ValueError that names it."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the README says which command makes it")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON file ({error})") from error
 
 
 def table(contents: dict) -> list[dict]:
@@ -341,115 +284,3 @@ def table(contents: dict) -> list[dict]:
             }
         )
     return rows
-
-
-def shipped_results(name: str) -> dict:
-    """The contents of one of the results that come with the project, by its file name without ``.json``."""
-    return read_results(_shipped(name, "*.json"))
-
-
-def shipped_network(name: str) -> nn.Module:
-    """A trained network that comes with the project, in evaluation mode, by its file name without ``.pt``.
-
-    ``checkpoints.json`` says of each what it was trained on, by which command, and its sha256.
-
-    Raises:
-        ValueError: the file is not the one that was shipped.
-    """
-    return load_network(_verified(_shipped(name, "*.pt"), "sha256"))[0]
-
-
-def shipped_int8(name: str) -> Path:
-    """The INT8 model (ONNX) of a trained network that comes with the project; for :func:`equilib.int8.session`.
-
-    Those of the networks trained on real patches are there; :func:`deploy` makes one of any other.
-
-    Raises:
-        ValueError: the file is not the one that was shipped.
-    """
-    return _verified(_shipped(name, "*.onnx"), "int8 sha256")
-
-
-def _verified(path: Path, entry: str) -> Path:
-    expected = shipped_results("checkpoints")[path.stem][entry]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-        raise ValueError(f"{path} is damaged (its sha256 is not {expected[:12]}…): restore it from the repository")
-    return path
-
-
-def bit_width_accuracies(
-    networks: Mapping[str, nn.Module], images: Tensor, labels: Tensor, bits: Sequence[int]
-) -> dict[str, dict[tuple[int, int], float]]:
-    """Accuracy of equalized networks for all pairs of weight and activation bits (simulated, per tensor).
-
-    Args:
-        networks: name to plain network.
-        images, labels: normalised patches and their classes.
-
-    Returns:
-        For each network, (weight bits, activation bits) to accuracy between 0 and 1.
-    """
-    result = {}
-    for name, network in networks.items():
-        equalized, _ = dfq.equalize(dfq.fold_batch_norm(network))
-        result[name] = {}
-        for pair in product(bits, bits):
-            model = int8.quantize(equalized, input_range(), scheme=int8.Scheme(*pair))
-            result[name][pair] = (run_model(model, images).argmax(1) == labels).double().mean().item()
-    return result
-
-
-def shipped_folder(name: str = "") -> Path:
-    """The folder of results that come with the project, or one inside it.
-
-    Raises:
-        FileNotFoundError: there is none of this name.
-    """
-    package = Path(__file__).parent
-    # An installed package carries `results/` inside; in a checkout it stands beside the package.
-    for folder in (package / "results", package.parent / "results"):
-        if (folder / name).is_dir():
-            return folder / name
-    raise FileNotFoundError(f"no folder of results named {name!r}: they come with a checkout or an installed package")
-
-
-def _shipped(name: str, pattern: str) -> Path:
-    there = {path.stem: path for path in shipped_folder().glob(pattern)}
-    if name not in there:
-        raise FileNotFoundError(f"no results named {name!r}; there are {sorted(there)}")
-    return there[name]
-
-
-LADDER = ("naive", "+ equalization", "+ absorption", "+ bias correction", "per channel")
-
-
-def quantization_ladder(network: nn.Module, *, scheme: int8.Scheme = int8.PAPER) -> dict[str, nn.Module]:
-    """Simulated INT8 networks, each rung with one move more; the last one naive, but with a scale per channel.
-
-    Args:
-        network: plain, in evaluation mode (:func:`equilib.mobilenet.exported`).
-        scheme: bits, and symmetric or not.
-    """
-    folded = dfq.fold_batch_norm(network)
-    equalized, _ = dfq.equalize(folded)
-    absorbed, _ = dfq.absorb_high_bias(equalized)
-    size = network.config.input_size
-    corrected, _ = dfq.correct_bias(absorbed, lambda layer: int8.rounded_weight(layer, scheme), size)
-    schemes = [scheme] * 4 + [replace(scheme, per_channel=True)]
-    return {
-        name: int8.quantize(model, input_range(), scheme=own)
-        for name, model, own in zip(LADDER, (folded, equalized, absorbed, corrected, folded), schemes)
-    }
-
-
-def markdown_table(rows: list[dict]) -> str:
-    """Rows as a Markdown table: accuracies (0 to 1) in percent, errors in scientific notation, counts as they are."""
-
-    def text(key, value):
-        if not isinstance(value, float):
-            return f"{value:,}" if isinstance(value, int) else str(value)
-        return f"{100 * value:.1f} %" if "accuracy" in key or "flips" in key else f"{value:.1e}"
-
-    header = list(rows[0])
-    lines = [header, ["---"] * len(header)] + [[text(key, row[key]) for key in header] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ def rotate(images: Tensor, degrees: float, *, order: int = 3) -> Tensor:
     return torch.from_numpy(turned.transpose(2, 0, 1).copy()).to(images).reshape(images.shape)
 
 
-@lru_cache(maxsize=None)
+@cache
 def channel_permutation(group: Group, rotation: int) -> tuple[int, ...]:
     """The permutation of the |G| channels of a regular field by a rotation.
 
@@ -136,7 +136,9 @@ def rotate_field(field: Tensor, group: Group | str, rotation: int, *, order: int
     return moved.unflatten(1, (-1, group.order))[:, :, source].flatten(1, 2)
 
 
-def representation_matrix(group: Group | str, representation: str, rotation: int = 0, *, reflected: bool = False) -> Tensor:
+def representation_matrix(
+    group: Group | str, representation: str, rotation: int = 0, *, reflected: bool = False
+) -> Tensor:
     """How an element of the group mixes the channels of one field.
 
     Args:
@@ -209,7 +211,7 @@ def tissue_photograph(size: int = 95) -> Tensor:
     return torch.from_numpy(small).permute(2, 0, 1).float()
 
 
-@lru_cache(maxsize=None)
+@cache
 def disc_mask(size: int) -> Tensor:
     """The binary circular mask of the paper (section 4): 1 inside the largest centred disc.
 

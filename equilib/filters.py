@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def _e2cnn_on_numpy_2():
         utils.np = original
 
 
-@lru_cache(maxsize=None)
+@cache
 def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int) -> Tensor:
     """A basis of the band-limited equivariant filters between one input field and one output field.
 
@@ -78,13 +78,62 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
             kernel_size,
             bias=False,
             initialize=False,
-            # e2cnn's own cache hashes dihedral bases with ndarray.tostring, which newer numpy lacks; ours is lru_cache
+            # e2cnn's own cache hashes dihedral bases with ndarray.tostring, which newer numpy lacks; ours is functools.cache
             recompute=True,
         )
     expand = convolution.basisexpansion
     atoms = [expand(unit) for unit in torch.eye(expand.dimension())]
     basis = torch.stack([atom.reshape(*atom.shape[:2], kernel_size, kernel_size) for atom in atoms])
     return _tie_quarter_turns(basis, group, in_repr == "regular") if out_repr == "regular" else basis
+
+
+@cache
+def pixel_basis(group: Group | str, in_repr: str, kernel_size: int) -> Tensor:
+    """All equivariant filters onto a regular field that the pixels of the grid can hold: no band limit.
+
+    A filter onto a regular field is free in one of its |G| output channels; the others are that one, acted on by the
+    group.  So there is a basis filter for each input channel and pixel: 9 of them for C4, 3 x 3, trivial -> regular, where
+    the band limit leaves 6, and 36 for regular -> regular, where it leaves 24.
+
+    Args:
+        group: whose rotations move pixels to pixels (see :func:`solve_constraint`, which finds the same space).
+        in_repr: ``"trivial"`` or ``"regular"``.
+        kernel_size: of the square filter, in pixels.
+
+    Returns:
+        (K, |G|, channels of an input field, kernel_size, kernel_size), float32, entries 0 and 1.
+
+    Raises:
+        ValueError: the group's rotations move pixels between pixels.
+    """
+    group = Group.parse(group)
+    _check_on_grid(group)
+    channels = len(representation_matrix(group, in_repr, 0))
+    count = channels * kernel_size**2
+    units = torch.zeros(count, group.order, channels, kernel_size, kernel_size, dtype=torch.float64)
+    units[:, 0] = torch.eye(count, dtype=torch.float64).view(count, channels, kernel_size, kernel_size)
+    elements = [
+        (rotation, flip) for rotation in range(group.rotations) for flip in (False, True)[: 1 + group.reflections]
+    ]
+    # Each element moves the free channel to another one, so the sum lays |G| filters side by side; sums of 0 and 1 are exact.
+    return sum(_act(units, group, in_repr, "regular", *element) for element in elements).round().float()
+
+
+def _check_on_grid(group: Group) -> None:
+    if group.rotations not in (1, 2, 4):
+        raise ValueError(
+            f"rotations by {group.step:g} degrees move pixels between pixels, so {group.name} has no constraint on a grid; "
+            "use C1, C2, C4, D1, D2 or D4"
+        )
+
+
+def _act(filters: Tensor, group: Group, in_repr: str, out_repr: str, rotation: int, reflected: bool) -> Tensor:
+    """(g K)(x) = rho_out(g) K(g^-1 x) rho_in(g)^-1 for filters (..., out, in, k, k), without interpolation."""
+    out_matrix = representation_matrix(group, out_repr, rotation, reflected=reflected)
+    in_matrix = representation_matrix(group, in_repr, rotation, reflected=reflected)
+    turned = torch.rot90(filters.flip(-1) if reflected else filters, rotation * 4 // group.rotations, (-2, -1))
+    # Representations are orthogonal: the inverse is the transpose.
+    return torch.einsum("ij,...jkhw,lk->...ilhw", out_matrix, turned, in_matrix)
 
 
 def _tie_quarter_turns(basis: Tensor, group: Group, regular_input: bool) -> Tensor:
@@ -129,11 +178,7 @@ def solve_constraint(group: Group | str, in_repr: str, out_repr: str, kernel_siz
         ValueError: the group's rotations move pixels between pixels.
     """
     group = Group.parse(group)
-    if group.rotations not in (1, 2, 4):
-        raise ValueError(
-            f"rotations by {group.step:g} degrees move pixels between pixels, so {group.name} has no constraint on a grid; "
-            "use C1, C2, C4, D1, D2 or D4"
-        )
+    _check_on_grid(group)
     generators = [(1, False)] if group.rotations > 1 else []
     generators += [(0, True)] if group.reflections else []
     sizes = [len(representation_matrix(group, name, 0)) for name in (out_repr, in_repr)]
@@ -142,11 +187,7 @@ def solve_constraint(group: Group | str, in_repr: str, out_repr: str, kernel_siz
     units = torch.eye(count, dtype=torch.float64).view(count, *shape)
     equations = [torch.zeros(1, count, dtype=torch.float64)]
     for rotation, reflected in generators:
-        out_matrix = representation_matrix(group, out_repr, rotation, reflected=reflected)
-        in_matrix = representation_matrix(group, in_repr, rotation, reflected=reflected)
-        turned = torch.rot90(units.flip(-1) if reflected else units, rotation * 4 // group.rotations, (-2, -1))
-        # (g K)(x) = rho_out K(g^-1 x) rho_in^-1 must be K; representations are orthogonal.
-        acted = torch.einsum("ij,ujkhw,lk->uilhw", out_matrix, turned, in_matrix)
+        acted = _act(units, group, in_repr, out_repr, rotation, reflected)  # must be the filter itself
         equations.append((acted - units).reshape(count, count).T)
     _, singular, vectors = torch.linalg.svd(torch.cat(equations))
     rank = int((singular > 1e-9).sum())

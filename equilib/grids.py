@@ -48,7 +48,9 @@ class Window:
     def output_size(self, size: int) -> int:
         """The number of windows on ``size`` pixels; raises ValueError where not one fits."""
         if self.span(size) < 0:
-            raise ValueError(f"a window of kernel {self.kernel} does not fit on {size} pixels with padding {self.padding}")
+            raise ValueError(
+                f"a window of kernel {self.kernel} does not fit on {size} pixels with padding {self.padding}"
+            )
         return self.span(size) // self.stride + 1
 
     def remainder(self, size: int) -> int:

@@ -9,7 +9,6 @@ takes effect at once.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +16,9 @@ from e2cnn import nn as enn
 from e2cnn.nn import EquivariantModule, FieldType, GeometricTensor
 from torch import Tensor, nn
 
+from equilib.field_norm import NormalizeFields
 from equilib.fields import Group, channel_permutation
-from equilib.filters import steerable_basis
+from equilib.filters import pixel_basis, steerable_basis
 from equilib.plain import QuarterTurn, Residual
 
 DEPTHWISE = ("strict", "fieldwise")
@@ -47,6 +47,8 @@ class SteerableConv(EquivariantModule):
         depthwise: None for a convolution over all fields.  ``"strict"``: a filter per channel, the |G| filters of a
             field being the rotated copies of one filter (groups = channels).  ``"fieldwise"``: each field by itself,
             its |G| channels mixed (groups = number of fields).
+        band_limit: whether the filters' angular frequencies are limited, as e2cnn does.  Without it all filters are taken
+            that the pixels can hold (:func:`equilib.filters.pixel_basis`): for C1, C2, C4, D1, D2 and D4 only.
 
     Shapes: (B, in_channels, H, W) to (B, out_channels, H', W').  ``weights`` holds the coefficients:
     (out fields, in fields, K), or (fields, K) when depthwise.
@@ -63,6 +65,7 @@ class SteerableConv(EquivariantModule):
         padding: int = 0,
         depthwise: str | None = None,
         image_input: bool = False,
+        band_limit: bool = True,
     ):
         super().__init__()
         if depthwise not in (None, *DEPTHWISE):
@@ -74,7 +77,10 @@ class SteerableConv(EquivariantModule):
         self.group, self.depthwise = group, depthwise
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         in_repr = "trivial" if image_input or depthwise == "strict" else "regular"
-        basis = steerable_basis(group, in_repr, "regular", kernel_size)
+        if band_limit:
+            basis = steerable_basis(group, in_repr, "regular", kernel_size)
+        else:
+            basis = pixel_basis(group, in_repr, kernel_size)
         # One unit for coefficients and filter entries: a filter from independent coefficients of variance v has entries
         # of variance v on average.  Optimizers with a step of fixed length (Adam's) then move both networks' filters
         # alike.  The basis is a constant of the architecture, so checkpoints do without it.
@@ -127,131 +133,6 @@ class SteerableConv(EquivariantModule):
         return conv.eval()
 
 
-# Values that an operation chain works on at a time on a CPU: 2 MB, which stay in cache from one operation to the next.
-_BLOCK = 2**19
-# Columns that a channels_last matrix is widened to by laying rows side by side: vector instructions want long rows.
-_COLUMNS = 2048
-
-
-class _Blocks:
-    """A channels_last tensor (B, C, H, W) as blocks of a matrix with C * fold columns, without a copy.
-
-    A row of the matrix holds ``fold`` neighbouring pixels, so a value per field is repeated for its channels and folds,
-    and columns are summed over both.
-    """
-
-    def __init__(self, shape: tuple[int, ...], size: int, dtype: torch.dtype, device: torch.device):
-        channels = shape[1]
-        pixels = math.prod(shape) // channels
-        self.size, self.fields, self.fold, self.rows = size, channels // size, 1, pixels
-        if device.type == "cpu":
-            while pixels % (2 * self.fold) == 0 and 2 * self.fold * channels <= _COLUMNS:
-                self.fold *= 2
-            self.rows = max(1, _BLOCK // (self.fold * channels))
-        self.columns = self.fold * channels
-        self.count = pixels * size  # values per field
-        options = dict(dtype=dtype, device=device)
-        self._field = torch.arange(self.fields, device=device).repeat_interleave(size).repeat(self.fold)
-        self.ones = torch.ones(self.columns, **options)
-        rows = pixels // self.fold
-        lengths = [min(self.rows, rows - start) for start in range(0, rows, self.rows)]
-        self.shares = torch.tensor(lengths, **options).view(-1, 1) / (rows * self.fold * size)
-
-    def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Blocks (rows, columns), views of ``x``."""
-        matrix = x.permute(0, 2, 3, 1).view(-1, self.columns)
-        return (matrix,) if len(matrix) <= self.rows else matrix.split(self.rows)
-
-    def spread(self, *per_field: Tensor) -> tuple[Tensor, ...]:
-        """(fields,) to (columns,), each."""
-        return torch.stack(per_field).index_select(1, self._field).unbind()
-
-    def gather(self, columns: Tensor) -> Tensor:
-        """Sum (blocks, columns) over blocks and over the columns of each field: (fields,)."""
-        return columns.view(-1, self.fields, self.size).sum((0, 2))
-
-
-# The layers of a network ask for the same few dozen again and again.
-_blocks = lru_cache(maxsize=512)(_Blocks)
-
-
-def _as_image(block: Tensor) -> Tensor:
-    """(rows, columns) as the channels_last image that torch's batch normalization kernels take."""
-    return block.as_strided((1, block.shape[1], len(block), 1), (block.numel(), 1, block.shape[1], block.shape[1]))
-
-
-class _NormalizeFields(torch.autograd.Function):
-    """Batch normalization with statistics per field, with or without a ReLU, on a channels_last tensor.
-
-    The same passes over memory as torch's BatchNorm2d and ReLU, over blocks that stay in cache.  e2cnn's InnerBatchNorm
-    gives the same numbers through a 5-D view, which costs copies and a slow reduction.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, size, eps, relu):
-        blocks = _blocks(tuple(x.shape), size, x.dtype, x.device)
-        xs = blocks.split(x)
-        # Mean and variance of each column of each block; then the law of total variance over blocks, folds and the
-        # channels of a field.
-        parts = [torch.batch_norm_update_stats(_as_image(part), None, None, 0.0) for part in xs]
-        means, variances = (torch.stack(values) for values in zip(*parts))
-        mean = blocks.gather(blocks.shares * means)
-        (mean_columns,) = blocks.spread(mean)
-        variance = blocks.gather(blocks.shares * (variances + (means - mean_columns).square_()))
-        invstd = (variance + eps).rsqrt_()
-        scale = weight * invstd
-        scale_columns, shift_columns = blocks.spread(scale, bias - mean * scale)
-        y = torch.empty_like(x)
-        for part, out in zip(xs, blocks.split(y)):
-            torch.addcmul(shift_columns, part, scale_columns, out=out)
-            if relu:
-                out.relu_()
-        ctx.save_for_backward(x, y if relu else None, weight, mean, mean_columns, invstd)
-        ctx.blocks = blocks
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dy, _mean, _variance):
-        x, y, weight, mean, mean_columns, invstd = ctx.saved_tensors
-        blocks = ctx.blocks
-        dx = torch.empty_like(x)
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        xs, dys, dxs = blocks.split(x), blocks.split(dy), blocks.split(dx)
-        ys = (None,) * len(xs) if y is None else blocks.split(y)
-        sums_dyx, sums_dy = [], []  # of dy (x - mean) and dy, a row per block
-        for x_part, dy_part, y_part, dx_part in zip(xs, dys, ys, dxs):
-            if y_part is not None:  # dx holds the gradient before the ReLU until it is overwritten
-                torch.ops.aten.threshold_backward.grad_input(dy_part, y_part, 0, grad_input=dx_part)
-                dy_part = dx_part
-            _, sum_dyx, sum_dy = torch.ops.aten.native_batch_norm_backward(
-                _as_image(dy_part),
-                _as_image(x_part),
-                None,
-                None,
-                None,
-                mean_columns,
-                blocks.ones,
-                True,
-                0.0,
-                (False, True, True),
-            )
-            sums_dyx.append(sum_dyx)
-            sums_dy.append(sum_dy)
-        sum_dyx, sum_dy = (blocks.gather(torch.stack(sums)) for sums in (sums_dyx, sums_dy))
-        dweight = sum_dyx * invstd
-        scale = weight * invstd
-        slope = scale * invstd * dweight / -blocks.count
-        offset = scale * sum_dy / -blocks.count - slope * mean
-        scale, slope, offset = blocks.spread(scale, slope, offset)
-        scratch = torch.empty_like(xs[0])
-        for x_part, dy_part, dx_part in zip(xs, dys if y is None else dxs, dxs):
-            part = torch.addcmul(offset, x_part, slope, out=scratch[: len(x_part)])
-            torch.addcmul(part, dy_part, scale, out=dx_part)
-        return dx, dweight, sum_dy, None, None, None
-
-
 def _quarter_turn(group: Group, *, inputs: bool, outputs: bool) -> QuarterTurn | None:
     """None where the group holds neither 90 nor 180 degrees."""
     for parts in (4, 2):
@@ -290,17 +171,21 @@ class FieldBatchNorm(EquivariantModule):
             y = F.relu(y) if relu else y
         return GeometricTensor(y.to(dtype), self.out_type)
 
+    def _formula(self, x: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What :class:`equilib.field_norm.NormalizeFields` computes: the output, and mean and variance of each field."""
+        values = x.unflatten(1, (-1, self.size))
+        variance, mean = torch.var_mean(values, (0, 2, 3, 4), correction=0)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        y = x * scale.repeat_interleave(self.size)[:, None, None] + shift.repeat_interleave(self.size)[:, None, None]
+        return F.relu(y) if relu else y, mean, variance
+
     def _normalize_by_batch(self, x: Tensor, relu: bool) -> Tensor:
         if torch.compiler.is_compiling():  # the compiler fuses the plain formula itself
-            values = x.unflatten(1, (-1, self.size))
-            variance, mean = torch.var_mean(values, (0, 2, 3, 4), correction=0)
-            scale = self.weight * (variance + self.eps).rsqrt()
-            shift = self.bias - mean * scale
-            y = x * scale.repeat_interleave(self.size)[:, None, None] + shift.repeat_interleave(self.size)[:, None, None]
-            y = F.relu(y) if relu else y
+            y, mean, variance = self._formula(x, relu)
         else:
             x = x.contiguous(memory_format=torch.channels_last)
-            y, mean, variance = _NormalizeFields.apply(x, self.weight, self.bias, self.size, self.eps, relu)
+            y, mean, variance = NormalizeFields.apply(x, self.weight, self.bias, self.size, self.eps, relu)
         count = x.numel() // len(self.in_type)
         with torch.no_grad():
             self.running_mean.lerp_(mean.detach(), self.momentum)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from equilib.fields import Group
 from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
-from equilib.plain import DiscMask, DiscMean, GroupMax, Residual
+from equilib.plain import DiscMask, DiscMean, FieldDropout, GroupMax, Residual
 
 # Sandler et al. 2018, Table 2: expansion factor, channels, repeats; the stem and the head stand apart.
 STEM_CHANNELS = 32
@@ -31,6 +31,7 @@ IMAGENET_STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
 PCAM_STRIDES = (2, 1, 2, 2, 1, 1, 1, 1)
 
 GROUP_POOLINGS = ("mean", "max")
+DEPTHWISE = ("strict", "fieldwise", "grouped")
 KINDS = ("conventional", "equivariant")
 
 
@@ -56,12 +57,16 @@ class MobileNetConfig:
         strided_padding: zero padding of the layers with a stride (layers of stride 1 keep their size).
         input_size: height and width of the (cropped) input, in pixels.
         classes: number of logits.
-        depthwise: ``"strict"`` or ``"fieldwise"``, see :class:`equilib.layers.SteerableConv`.  In the conventional network
-            a ``"fieldwise"`` layer is a convolution in groups of |G| channels: what the equivariant one is once exported.
+        depthwise: of the equivariant network: ``"strict"`` or ``"fieldwise"``, see :class:`equilib.layers.SteerableConv`.
+            The conventional network filters channel by channel with either, as MobileNetV2 does; ``"grouped"``, which only
+            it can have, are convolutions in groups of |G| channels: what field-wise layers are once exported.
+        band_limit: of the equivariant filters, see :class:`equilib.layers.SteerableConv`.
         group_pooling: how the equivariant network becomes invariant: the ``"mean"`` over each field, in the
             classifier (the exported network then is a conventional MobileNetV2), or the ``"max"`` before the spatial
             mean.
         dropout: before the classifier.
+        field_dropout: in the equivariant network, drop whole fields.  The classifier takes the mean over a field, which
+            averages away most of what is dropped channel by channel.
         allow_inexact: accept grids on which 90-degree rotations are not exact.
 
     Raises:
@@ -77,8 +82,10 @@ class MobileNetConfig:
     input_size: int = 95
     classes: int = 2
     depthwise: str = "strict"
+    band_limit: bool = True
     group_pooling: str = "mean"
     dropout: float = 0.2
+    field_dropout: bool = True
     allow_inexact: bool = False
 
     def __post_init__(self):
@@ -98,8 +105,13 @@ class MobileNetConfig:
             raise ValueError(f"classes must be at least 1, got {self.classes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.depthwise not in ("strict", "fieldwise"):
-            raise ValueError(f"depthwise must be 'strict' or 'fieldwise', got {self.depthwise!r}")
+        if self.depthwise not in DEPTHWISE:
+            raise ValueError(f"depthwise must be one of {DEPTHWISE}, got {self.depthwise!r}")
+        if not self.band_limit and symmetry.rotations not in (1, 2, 4):
+            raise ValueError(
+                f"band_limit=False needs rotations that move pixels to pixels, which those of {symmetry.name} do not; "
+                "use C1, C2, C4, D1, D2 or D4"
+            )
         if self.group_pooling not in GROUP_POOLINGS:
             raise ValueError(f"group_pooling must be one of {GROUP_POOLINGS}, got {self.group_pooling!r}")
         broken = [stage for stage in self.stages if not stage.exact]
@@ -221,7 +233,7 @@ def _check_divisor(config: MobileNetConfig) -> None:
 
 def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
     mixed = 1  # channels that a depthwise filter sees
-    if config.depthwise == "fieldwise":
+    if config.depthwise == "grouped":
         _check_divisor(config)
         mixed = config.symmetry.order
 
@@ -273,13 +285,18 @@ class EquivariantMobileNetV2(nn.Module):
         super().__init__()
         from equilib.layers import InvariantLinear
 
+        if config.depthwise == "grouped":
+            raise ValueError(
+                "depthwise='grouped' is the conventional network's; the equivariant one has 'fieldwise' for it"
+            )
         self.config = config
         group = config.symmetry
         _check_divisor(config)
         self.input_mask = DiscMask(config.input_size)
         self.features = _equivariant_features(config)
         self.pool = DiscMean(config.final_size)
-        self.dropout = nn.Dropout(config.dropout)
+        dropped = group.order if config.field_dropout and config.group_pooling == "mean" else 1
+        self.dropout = FieldDropout(config.dropout, dropped)
         if config.group_pooling == "max":
             self.group_pool = GroupMax(group.order)
             self.classifier = nn.Linear(config.head_channels // group.order, config.classes)
@@ -332,6 +349,7 @@ def _equivariant_features(config: MobileNetConfig):
                 padding=window.padding,
                 depthwise=depthwise,
                 image_input=image_input,
+                band_limit=config.band_limit,
             ),
             norm=FieldBatchNorm(group, outputs),
         )

@@ -20,7 +20,17 @@ import nbformat
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # Every lesson has these, as headings or bold words.
-SECTIONS = ("Objective", "Prerequisites", "Minutes", "Predict", "Exercise", "Solution", "misconception", "Take-aways", "References")
+SECTIONS = (
+    "Objective",
+    "Prerequisites",
+    "Minutes",
+    "Predict",
+    "Exercise",
+    "Solution",
+    "misconception",
+    "Take-aways",
+    "References",
+)
 LOCAL_PATH = re.compile(r"(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\)")
 MAX_OUTPUT_BYTES, MAX_NOTEBOOK_BYTES = 1_000_000, 5_000_000
 

@@ -2,7 +2,7 @@
 
 A split is two files in one folder, ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5``: key ``x`` holds uint8
 patches (N, 96, 96, 3), key ``y`` labels (N, 1, 1, 1), 1 where the centre 32 x 32 pixels hold tumour tissue.
-``data_download.sh`` fetches the real files; :func:`equilib.tissue.ensure_dataset` draws synthetic ones.
+``data_download.sh`` fetches the real files; :func:`equilib.synthetic.ensure_dataset` draws synthetic ones.
 """
 
 from __future__ import annotations
@@ -348,7 +348,9 @@ def _as_input(image: np.ndarray, name: str, size: int) -> Tensor:
     if image.dtype != np.uint8:
         raise PatchFileError(f"{name} has values of type {image.dtype}, not 8-bit ones (uint8); convert it first")
     if image.ndim != 3 or image.shape[2] != 3:
-        raise PatchFileError(f"{name} has shape {image.shape}, not (height, width, 3); save it as RGB, without transparency")
+        raise PatchFileError(
+            f"{name} has shape {image.shape}, not (height, width, 3); save it as RGB, without transparency"
+        )
     if image.shape[:2] not in ((PATCH_SIZE, PATCH_SIZE), (size, size)):
         raise PatchFileError(
             f"{name} has {image.shape[0]} x {image.shape[1]} pixels; the network takes patches of {PATCH_SIZE} x "

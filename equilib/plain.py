@@ -109,3 +109,14 @@ class GroupMax(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(1, (-1, self.field_size)).amax(2)
+
+
+class FieldDropout(nn.Dropout1d):
+    """Dropout of whole fields: (B, fields * size) to the same shape; of single channels with ``size`` 1."""
+
+    def __init__(self, p: float, size: int):
+        super().__init__(p)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.unflatten(1, (-1, self.size))).flatten(1)

@@ -1,7 +1,7 @@
 """Many trainings of the same kind: mean and spread over seeds, paired differences, and how much of them is chance.
 
 :mod:`equilib.experiment` measures one trained network and writes one JSON; this module reads a folder of them, as
-``benchmarks/grid.py`` writes it.
+``experiments/grid.py`` writes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equilib.experiment import read_results, shipped_folder
+from equilib.results import read_results, shipped_folder
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,35 @@ def read_run(path: str | Path) -> Run:
     try:
         figures, config = contents["model"], contents["model"]["config"]
         network = config["kind"] if config["kind"] == "conventional" else config["network"]["group"]
-        if config["network"]["depthwise"] == "fieldwise":
-            network += ", grouped" if network == "conventional" else ", field-wise"
+        if config["network"]["depthwise"] == "grouped":
+            network += ", grouped"
+        if config["network"]["depthwise"] == "fieldwise" and network != "conventional":
+            network += ", field-wise"
         if config["kind"] == "conventional" and config.get("any_angle"):
             network += ", any angle"
         data = contents["data"]
-        return Run(network, config["network"]["width"], data["train"], contents["seed"], data["label"], contents["command"], figures)
+        return Run(
+            network,
+            config["network"]["width"],
+            data["train"],
+            contents["seed"],
+            data["label"],
+            contents["command"],
+            figures,
+        )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no run of benchmarks/grid.py: {error} is missing") from error
+        raise ValueError(f"{path} is no run of experiments/grid.py: {error} is missing") from error
 
 
 def read_runs(folder: str | Path) -> list[Run]:
     """All runs in a folder, by network, width, number of patches and seed."""
     paths = sorted(Path(folder).glob("*.json"))
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no results; benchmarks/grid.py makes them")
-    return sorted(map(read_run, paths), key=lambda run: (not run.network.startswith("conventional"), run.network, run.width, run.patches, run.seed))
+        raise FileNotFoundError(f"{folder} holds no results; experiments/grid.py makes them")
+    return sorted(
+        map(read_run, paths),
+        key=lambda run: (not run.network.startswith("conventional"), run.network, run.width, run.patches, run.seed),
+    )
 
 
 def shipped_runs(name: str = "grid") -> list[Run]:
@@ -210,8 +223,20 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 # Accuracies on all of PCam, 262,144 training patches.  The first two: the paper, Table 1.
 PUBLISHED = (
-    {"network": "the paper: conventional", "width": "1", "FP32 [%]": "84.67 ± 1.91", "INT8 [%]": "84.32 ± 1.76", "INT8 − FP32 [points]": "-0.4"},
-    {"network": "the paper: C12", "width": "1", "FP32 [%]": "89.19 ± 0.79", "INT8 [%]": "88.94 ± 0.66", "INT8 − FP32 [points]": "-0.3"},
+    {
+        "network": "the paper: conventional",
+        "width": "1",
+        "FP32 [%]": "84.67 ± 1.91",
+        "INT8 [%]": "84.32 ± 1.76",
+        "INT8 − FP32 [points]": "-0.4",
+    },
+    {
+        "network": "the paper: C12",
+        "width": "1",
+        "FP32 [%]": "89.19 ± 0.79",
+        "INT8 [%]": "88.94 ± 0.66",
+        "INT8 − FP32 [points]": "-0.3",
+    },
     {"network": "equivariant DenseNet (Veeling et al. 2018)", "FP32 [%]": "89.8"},
 )
 
@@ -373,7 +398,11 @@ def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         identical = float(np.mean([run.figures["int8_identical_under_quarter_turns"] for run in group]))
         rows.append(
             {"network": f"{network}, width {width:g}", "patches": f"{patches:,}"}
-            | {f"flips at quarter turns, {name}": _flips(group, stage, quarter=True) for name, stage in stages.items() if name != "control"}
+            | {
+                f"flips at quarter turns, {name}": _flips(group, stage, quarter=True)
+                for name, stage in stages.items()
+                if name != "control"
+            }
             | {f"flips between, {name}": _flips(group, stage, quarter=False) for name, stage in stages.items()}
             | {
                 f"logit moves, {name}": f"{np.mean([entry[stage]['std'] for entry in spreads]):.2f}"

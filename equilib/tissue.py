@@ -1,8 +1,8 @@
-"""Procedural H&E-like patches in the file layout of PatchCamelyon (PCam).
+"""Procedural H&E-like patches.
 
 The course needs a data set before anything has been downloaded.  This module
 draws one: 96x96 patches of made-up lymph-node tissue, some with made-up
-metastases, written as the same six HDF5 files as PCam.
+metastases; `equilib.synthetic` writes them in the files of PatchCamelyon (PCam).
 
 The patches imitate the statistics of real ones (stains, nucleus sizes, counts,
 power spectrum), not their biology.  A model trained on them is close to chance
@@ -12,27 +12,14 @@ Every construction is isotropic: directions are drawn uniformly on the circle,
 and no filter prefers an axis.  A course about rotations needs data without a
 preferred direction.
 
-The import stays light (numpy and scipy; h5py and tqdm only when files are
-written), because each worker process imports this module.
+The import stays light (numpy and scipy), because each process that draws
+imports this module.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import operator
-import os
-import sys
-import threading
-import time
-import uuid
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
@@ -43,11 +30,10 @@ __all__ = [
     "SPLITS",
     "Patch",
     "Slide",
-    "cache_root",
     "draw_patch",
     "draw_slide",
-    "ensure_dataset",
     "slide_of",
+    "whole_number",
 ]
 
 GENERATOR_VERSION = 1
@@ -199,7 +185,7 @@ def draw_slide(seed: int, split: str, number: int) -> Slide:
     Raises ValueError for an unknown split, or a number outside
     0 ... SPLITS[split] - 1.
     """
-    seed, number = _whole("seed", seed), _whole("number", number)
+    seed, number = whole_number("seed", seed), whole_number("number", number)
     _check_split(split)
     if number >= SPLITS[split]:
         raise ValueError(f"number: {split} has slides 0 to {SPLITS[split] - 1}, got {number}")
@@ -225,7 +211,7 @@ def draw_slide(seed: int, split: str, number: int) -> Slide:
 
 def slide_of(seed: int, split: str, index: int) -> int:
     """Number of the slide, within its split, that a patch belongs to."""
-    seed, index = _whole("seed", seed), _whole("index", index)
+    seed, index = whole_number("seed", seed), whole_number("index", index)
     _check_split(split)
     return int(_rng(seed, split, _FOR_PATCH, index).integers(SPLITS[split]))
 
@@ -275,9 +261,7 @@ def _fibres(rng: np.random.Generator, angle: float, warp: np.ndarray) -> np.ndar
     k = 2 * np.pi / np.exp(rng.uniform(np.log(3.5), np.log(16), count))
     y, x = _YX + warp
     field = np.zeros((_CANVAS, _CANVAS), np.float32)
-    for ky, kx, phase in zip(
-        k * np.sin(across), k * np.cos(across), rng.uniform(0, 2 * np.pi, count), strict=True
-    ):
+    for ky, kx, phase in zip(k * np.sin(across), k * np.cos(across), rng.uniform(0, 2 * np.pi, count), strict=True):
         field += np.cos(np.float32(ky) * y + np.float32(kx) * x + np.float32(phase))
     return np.tanh(field * np.float32(1.1 / np.sqrt(count)))
 
@@ -396,9 +380,7 @@ def _place_nuclei(
     angle = np.where(kind == _FIBROCYTE, aligned, loose)
 
     # Share of the darts that count, per compartment, and the distance kept.
-    density = np.array(
-        [rng.uniform(0.04, 0.20), rng.uniform(0.35, 1.0), rng.uniform(0.12, 0.4), rng.uniform(0.3, 0.8)]
-    )
+    density = np.array([rng.uniform(0.04, 0.20), rng.uniform(0.35, 1.0), rng.uniform(0.12, 0.4), rng.uniform(0.3, 0.8)])
     reach = diameter * np.array([0.52 * slide.crowding, 0.45, 0.55, 0.56])[kind]
     keep = (rng.random(count) < density[where]) & (tissue[iy, ix] > 0.8)
     kept = _spaced(y, x, reach, np.flatnonzero(keep))
@@ -514,9 +496,7 @@ def _outlines(
 # Ground substance, red cells, light
 
 
-def _ground(
-    rng: np.random.Generator, region: np.ndarray, fibres: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _ground(rng: np.random.Generator, region: np.ndarray, fibres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Haematoxylin and eosin between the nuclei, float32 canvases."""
     levels = _GROUND * np.exp(rng.normal(0, 0.22, _GROUND.shape)).astype(np.float32)
     h, e = np.moveaxis(levels[region], -1, 0)
@@ -599,7 +579,7 @@ def draw_patch(seed: int, split: str, index: int) -> Patch:
 
     Raises ValueError naming the argument.
     """
-    seed, index = _whole("seed", seed), _whole("index", index)
+    seed, index = whole_number("seed", seed), whole_number("index", index)
     slide = draw_slide(seed, split, slide_of(seed, split, index))
     rng = _rng(seed, split, _FOR_PATCH, index)
     rng.integers(SPLITS[split])  # the draw of slide_of
@@ -625,339 +605,10 @@ def draw_patch(seed: int, split: str, index: int) -> Patch:
 
 
 # --------------------------------------------------------------------------
-# Files
-
-_SHARD = 128
-"""Patches per shard: the work that an interruption can lose."""
-
-_IN_PROCESS = 384
-"""Below so many patches, starting processes takes longer than drawing."""
-
-_STALE = 3600.0
-"""Age in seconds at which a temporary file is taken for abandoned."""
-
-
-def ensure_dataset(
-    sizes: Mapping[str, int],
-    *,
-    seed: int = 0,
-    root: str | os.PathLike | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> Path:
-    """The folder with the drawn data set; draws whatever is missing.
-
-    The folder holds `camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`,
-    as PCam does: key `x`, uint8 (N, 96, 96, 3), and key `y`, uint8
-    (N, 1, 1, 1), both contiguous, so that they can be memory-mapped.
-
-    An interrupted call (even by kill -9) continues where it stopped, and gives
-    the same bytes.  Several processes may ask for the same data set at once.
-
-    sizes: number of patches of "train", "valid" and "test", each 1 or more.
-    seed: whole number, 0 or more.
-    root: parent folder; default the environment variable EQUILIB_CACHE, else
-        `equilib` in XDG_CACHE_HOME or in `~/.cache`.
-    workers: number of processes; default one per processor.  The bytes do not
-        depend on it.
-    progress: show a progress bar, counted in patches.
-
-    Raises ValueError naming the argument, and OSError if the folder cannot be
-    written.
-    """
-    counts = _check_sizes(sizes)
-    seed = _whole("seed", seed)
-    if workers is not None:
-        workers = _whole("workers", workers, least=1)
-    name = f"tissue-v{GENERATOR_VERSION}-seed{seed}-" + "-".join(str(n) for n in counts.values())
-    folder = cache_root(root) / name
-    if _complete(folder, counts):
-        _tidy(folder)  # what a process left that was killed at the very end
-        return folder
-    try:
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-        _draw_shards(folder, seed, _missing_shards(folder, counts), counts, workers, progress)
-        for split, count in counts.items():
-            if not _split_complete(folder, split, count):
-                _write_split(folder, seed, split, count)
-        _tidy(folder)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write the data set to {folder} ({error.strerror or error}); "
-            "set EQUILIB_CACHE to a folder that can be written and has the space",
-        ) from error
-    return folder
-
-
-def cache_root(root: str | os.PathLike | None = None) -> Path:
-    """The folder for everything that can be made again: `root`, else EQUILIB_CACHE, else the user's cache folder."""
-    if root is not None:
-        return Path(root)
-    if os.environ.get("EQUILIB_CACHE"):
-        return Path(os.environ["EQUILIB_CACHE"]).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "equilib"
-
-
-def _file(folder: Path, split: str, key: str) -> Path:
-    return folder / f"camelyonpatch_level_2_split_{split}_{key}.h5"
-
-
-def _shapes(count: int) -> dict[str, tuple[int, ...]]:
-    return {"x": (count, SIZE, SIZE, 3), "y": (count, 1, 1, 1)}
-
-
-def _complete(folder: Path, counts: Mapping[str, int]) -> bool:
-    return all(_split_complete(folder, split, count) for split, count in counts.items())
-
-
-def _split_complete(folder: Path, split: str, count: int) -> bool:
-    """Are both files of a split there, readable, and of the right layout?"""
-    import h5py
-
-    for key, shape in _shapes(count).items():
-        path = _file(folder, split, key)
-        try:
-            # A file that was cut short does not open.
-            with h5py.File(path, "r") as file:
-                data = file[key]
-                if data.shape != shape or data.dtype != np.uint8 or data.id.get_offset() is None:
-                    return False
-                if key == "y" and not _balanced(data[:].ravel()):
-                    return False
-        except (OSError, KeyError, AttributeError, RuntimeError):
-            # Missing, cut short or not HDF5: to be written again.
-            return False
-    return True
-
-
-def _balanced(labels: np.ndarray) -> bool:
-    """Does each consecutive pair of labels have one positive?"""
-    pairs = labels[: len(labels) // 2 * 2].reshape(-1, 2).astype(int)
-    return bool((pairs.sum(1) == 1).all() and labels.max() <= 1)
-
-
-def _write_split(folder: Path, seed: int, split: str, count: int) -> None:
-    """Gather the shards of a split into its two files."""
-    import h5py
-
-    shapes = _shapes(count)
-    names = {key: _temporary(_file(folder, split, key)) for key in shapes}
-    with contextlib.ExitStack() as stack:
-        files = {key: stack.enter_context(h5py.File(names[key], "w")) for key in shapes}
-        data = {key: _contiguous(files[key], key, shape) for key, shape in shapes.items()}
-        for start in range(0, count, _SHARD):
-            images, labels = _read_shard(folder, seed, split, start, count)
-            data["x"][start : start + len(images)] = images
-            data["y"][start : start + len(images), 0, 0, 0] = labels
-    for key in shapes:
-        _replace(names[key], _file(folder, split, key), lambda: _split_complete(folder, split, count))
-
-
-def _contiguous(file, key: str, shape: tuple[int, ...]):
-    """A data set in one piece at a known offset from the start of the file."""
-    import h5py
-
-    # The low-level interface, since the high-level one cannot ask for this.
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    # Early, so that the offset exists from the start; never filled with zeros
-    # first, since every byte is written; no times, so that bytes are the same.
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)
-    space = h5py.h5s.create_simple(shape)
-    made = h5py.h5d.create(file.id, key.encode(), h5py.h5t.STD_U8LE, space, creation)
-    return h5py.Dataset(made)
-
-
-def _shard_path(folder: Path, split: str, start: int, count: int) -> Path:
-    stop = min(start + _SHARD, count)
-    return folder / "shards" / f"{split}-{start}-{stop}.npz"
-
-
-def _missing_shards(folder: Path, counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """(split, first patch) of the shards that are still to be drawn."""
-    return [
-        (split, start)
-        for split, count in counts.items()
-        if not _split_complete(folder, split, count)
-        for start in range(0, count, _SHARD)
-        if not _shard_path(folder, split, start, count).exists()
-    ]
-
-
-def _draw_shard(folder: Path, seed: int, split: str, start: int, count: int) -> int:
-    """Draw and write one shard; returns its number of patches."""
-    stop = min(start + _SHARD, count)
-    patches = [draw_patch(seed, split, index) for index in range(start, stop)]
-    path = _shard_path(folder, split, start, count)
-    # Another process may have finished and cleared the folder away.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = _temporary(path)
-    with open(name, "wb") as file:
-        images = np.stack([patch.image for patch in patches])
-        labels = np.array([patch.label for patch in patches], np.uint8)
-        np.savez(file, images=images, labels=labels)
-    _replace(name, path, path.exists)
-    return stop - start
-
-
-def _read_shard(
-    folder: Path, seed: int, split: str, start: int, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one shard, drawn again if it is damaged or gone."""
-    path = _shard_path(folder, split, start, count)
-    length = min(start + _SHARD, count) - start
-    for _ in range(3):
-        try:
-            with np.load(path) as shard:
-                images, labels = shard["images"], shard["labels"]
-            if images.shape == (length, SIZE, SIZE, 3) and labels.shape == (length,):
-                return images, labels
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass
-        _draw_shard(folder, seed, split, start, count)
-    raise OSError(f"{path} cannot be read back")
-
-
-def _temporary(path: Path) -> Path:
-    """A name beside `path` that no other process uses."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-
-
-def _replace(name: Path, path: Path, already_there) -> None:
-    """Move a finished file to its final name, in one step."""
-    try:
-        os.replace(name, path)
-    except PermissionError:
-        # Windows refuses while another process has the file open.  That
-        # process got there first, and its file has the same bytes.
-        if not already_there():
-            raise
-        name.unlink(missing_ok=True)
-
-
-def _tidy(folder: Path) -> None:
-    """Remove the shards, and temporary files that nobody writes any more."""
-    shards = folder / "shards"
-    for path in shards.glob("*.npz"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-    for path in [*folder.glob("*.tmp"), *shards.glob("*.tmp")]:
-        # Fresh ones may belong to another process that draws the same set.
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE:
-                path.unlink()
-    with contextlib.suppress(OSError):
-        shards.rmdir()
-
-
-# --------------------------------------------------------------------------
-# Processes
-
-
-def _draw_shards(
-    folder: Path,
-    seed: int,
-    missing: list[tuple[str, int]],
-    counts: Mapping[str, int],
-    workers: int | None,
-    progress: bool,
-) -> None:
-    """Draw the missing shards, in this process or in several."""
-    from tqdm.auto import tqdm
-
-    jobs = {
-        (split, start): (str(folder), seed, split, start, counts[split]) for split, start in missing
-    }
-    total = sum(counts.values())
-    left = sum(min(_SHARD, counts[split] - start) for split, start in missing)
-    if workers is None:
-        workers = 1 if left < _IN_PROCESS else _processors()
-    workers = min(workers, len(jobs))
-    with tqdm(
-        total=total,
-        initial=total - left,
-        desc="drawing patches",
-        unit="patch",
-        disable=not progress,
-    ) as bar:
-        if workers > 1:
-            try:
-                _draw_in_processes(jobs, workers, bar)
-            except (BrokenProcessPool, ImportError, NotImplementedError) as error:
-                # Some sandboxes forbid processes or semaphores.
-                warnings.warn(f"no worker processes ({error}): drawing in this one", stacklevel=3)
-        for job in list(jobs.values()):
-            bar.update(_draw_job(job))
-
-
-def _draw_in_processes(jobs: dict, workers: int, bar) -> None:
-    """Work off `jobs`, removing those that are done."""
-    # A fresh interpreter: forking a process that has threads (as notebooks
-    # and torch have) can hang, and Windows cannot fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
-        try:
-            with _main_hidden():
-                futures = {pool.submit(_draw_job, job): key for key, job in jobs.items()}
-            for future in as_completed(futures):
-                bar.update(future.result())
-                del jobs[futures[future]]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _draw_job(job: tuple[str, int, str, int, int]) -> int:
-    """What a worker runs: top-level, so that it can be pickled by name."""
-    folder, *rest = job
-    return _draw_shard(Path(folder), *rest)
-
-
-def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed, rather than wait for ever."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Keep spawned workers from running the caller's script once more.
-
-    A spawned worker imports the main script unless it has no file.  The
-    workers need nothing from it, and a script without the guard
-    `if __name__ == "__main__"` would start workers of its own.
-    """
-    main = sys.modules["__main__"]
-    hidden = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
-    main.__dict__.pop("__file__", None)
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(hidden)
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# --------------------------------------------------------------------------
 # Arguments
 
 
-def _whole(name: str, value: int, least: int = 0) -> int:
+def whole_number(name: str, value: int, least: int = 0) -> int:
     """`value` as an int, or ValueError naming the argument."""
     try:
         number = operator.index(value)
@@ -971,16 +622,3 @@ def _whole(name: str, value: int, least: int = 0) -> int:
 def _check_split(split: str) -> None:
     if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-
-
-def _check_sizes(sizes: Mapping[str, int]) -> dict[str, int]:
-    """The three sizes in the order train, valid, test."""
-    if not isinstance(sizes, Mapping):
-        raise ValueError(f"sizes: expected a mapping from split to number, got {sizes!r}")
-    for split in sizes:
-        if split not in SPLITS:
-            raise ValueError(f"sizes: unknown split {split!r}, expected {', '.join(SPLITS)}")
-    for split in SPLITS:
-        if split not in sizes:
-            raise ValueError(f"sizes: the split {split!r} is missing")
-    return {split: _whole(f"sizes[{split!r}]", sizes[split], least=1) for split in SPLITS}

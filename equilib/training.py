@@ -11,9 +11,8 @@ import csv
 import hashlib
 import json
 import logging
-import os
-import re
 import signal
+import time
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,7 +39,7 @@ from equilib.pcam import (
     turn_any_angle,
     vary_stain,
 )
-
+from equilib.results import shipped_checkpoint, write_json, written_whole
 
 # Options that earlier versions did not know, and what they did then.
 ADDED_LATER = {"any_angle": 0.0, "stain": 0.0, "recalibrate": 0}
@@ -161,9 +160,7 @@ class PatchData(lightning.LightningDataModule):
             raise ValueError(
                 f"batch_size={self.config.batch_size} on {processes} process(es) is larger than the {len(patches)} patches"
             )
-        sampler = EpochOrder(
-            patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed
-        )
+        sampler = EpochOrder(patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed)
         return DataLoader(
             patches,
             self.config.batch_size,
@@ -236,7 +233,9 @@ class PatchClassifier(lightning.LightningModule):
             # Every process takes the same patches, so that their networks stay equal.
             starts = range(0, count, size)
             indices = (range(start, min(start + size, count)) for start in starts)
-            batches = (network_inputs(patches, some, self.config.network.input_size).to(self.device) for some in indices)
+            batches = (
+                network_inputs(patches, some, self.config.network.input_size).to(self.device) for some in indices
+            )
             estimate_statistics(self.network, batches)
 
     def validation_step(self, batch, index):
@@ -276,12 +275,17 @@ class History(Callback):
 
     def __init__(self, path: Path, *, print_rows: bool = False):
         self.path, self.print_rows, self.rows = path, print_rows, []
+        # Of the epochs that are in the checkpoint; machines and their load differ, so metrics.csv does without them.
+        self._before, self._start = {"wall": 0.0, "processor": 0.0}, _clocks()
 
     def state_dict(self):
-        return {"rows": self.rows}
+        now = _clocks()
+        seconds = {name: self._before[name] + now[name] - self._start[name] for name in now}
+        return {"rows": self.rows, "seconds": seconds}
 
     def load_state_dict(self, state):
         self.rows = state["rows"]
+        self._before, self._start = state["seconds"], _clocks()
         if self.print_rows:
             for row in self.rows:
                 self._print(row)
@@ -310,6 +314,11 @@ class History(Callback):
         )
 
 
+def _clocks() -> dict[str, float]:
+    """Seconds on the wall, and seconds that this process had of the processor."""
+    return {"wall": time.monotonic(), "processor": time.process_time()}
+
+
 class BestCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint that still knows the best loss when the run's folder was moved; Lightning's own forgets it."""
 
@@ -333,31 +342,31 @@ def read_rows(path: Path) -> list[dict]:
 
 def write_rows(path: Path, columns, rows) -> None:
     """Write a CSV file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("w", newline="") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Write a JSON file whole or not at all; lists of numbers take one line."""
-    text = json.dumps(values, indent=2, ensure_ascii=False)
-    text = re.sub(r"\[\n\s+([^][{}\"]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What :func:`train` leaves behind: the network of the lowest validation loss, and the curves."""
+    """What :func:`train` leaves behind: the network of the lowest validation loss, and the curves.
+
+    Attributes:
+        network: in evaluation mode.
+        checkpoint: its file.
+        best_epoch: counted from 1.
+        history: a row of metrics per epoch.
+        seconds: of all epochs, validation included: ``wall`` and ``processor`` (of the first process).
+        steps: of the optimizer.
+    """
 
     network: nn.Module
     checkpoint: Path
     best_epoch: int
     history: tuple[dict, ...]
+    seconds: dict[str, float]
+    steps: int
 
 
 def train(
@@ -424,7 +433,11 @@ def train(
     trainer.strategy.barrier()
     network, checkpoint = load_network(folder / "best.ckpt")
     rows = read_rows(history.path)  # from the file: a spawned process leaves nothing else behind
-    return TrainResult(network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(rows))
+    state = torch.load(resume, map_location="cpu", weights_only=True)
+    seconds = state["callbacks"]["History"]["seconds"]
+    return TrainResult(
+        network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(rows), seconds, state["global_step"]
+    )
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, dict]:
@@ -444,6 +457,15 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict]:
     return network.eval(), checkpoint
 
 
+def shipped_network(name: str) -> nn.Module:
+    """A trained network that comes with the project, in evaluation mode, by its file name without ``.pt``.
+
+    Raises:
+        ValueError: the file is not the one that was shipped.
+    """
+    return load_network(shipped_checkpoint(name))[0]
+
+
 def save_weights(checkpoint: str | Path, path: str | Path) -> str:
     """Keep the weights and configuration of a checkpoint, without what only a resumed training needs.
 
@@ -454,9 +476,8 @@ def save_weights(checkpoint: str | Path, path: str | Path) -> str:
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     config = contents["equilib"] | {"data": Path(contents["equilib"]["data"]).name}
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        torch.save({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, temporary)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -492,5 +513,3 @@ class _quiet:
         self._warnings.__exit__(*exception)
         for logger, level in zip(self._loggers, self._levels):
             logger.setLevel(level)
-
-

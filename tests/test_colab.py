@@ -29,7 +29,11 @@ def colab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colab")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
-    packages = Path(subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True).strip())
+    packages = Path(
+        subprocess.check_output(
+            [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True
+        ).strip()
+    )
     shared = folder / "shared"
     shared.mkdir()
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
@@ -75,7 +79,11 @@ def test_notebooks_01_and_05_run_on_colab(colab):
     work = folder / "content"
     work.mkdir()
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {"EQUILIB_BUDGET": "smoke", "EQUILIB_CACHE": str(folder / "cache"), "PATH": f"{python.parent}:{os.environ['PATH']}"}
+    environment |= {
+        "EQUILIB_BUDGET": "smoke",
+        "EQUILIB_CACHE": str(folder / "cache"),
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+    }
     kernels = folder / "jupyter" / "kernels" / "colab"
     kernels.mkdir(parents=True)
     (kernels / "kernel.json").write_text(
@@ -94,7 +102,9 @@ def test_notebooks_01_and_05_run_on_colab(colab):
         )
         result = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
-    where = subprocess.check_output([python, "-c", "import equilib; print(equilib.__file__)"], text=True, cwd="/").strip()
+    where = subprocess.check_output(
+        [python, "-c", "import equilib; print(equilib.__file__)"], text=True, cwd="/"
+    ).strip()
     assert where.startswith(str(folder / "venv")), "the project came from the clone, not from this checkout"
     assert versions(python, "torch", *NEWEST) == before, "what Colab has stays as it is"
     shutil.rmtree(folder / "cache")

@@ -54,10 +54,17 @@ def test_links_lead_somewhere(path):
     assert broken_links(path, markdown(path)) == []
 
 
-@pytest.mark.parametrize("text", [
-    "[a](no_such_file.md)", "[a](#no-such-heading)", "[a](README.md#nowhere)", "[a]()", "[a](http://plain.example)",
-    "[![badge](https://x.example/a.svg)](nothing.ipynb)",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a](no_such_file.md)",
+        "[a](#no-such-heading)",
+        "[a](README.md#nowhere)",
+        "[a]()",
+        "[a](http://plain.example)",
+        "[![badge](https://x.example/a.svg)](nothing.ipynb)",
+    ],
+)
 def test_the_link_check_finds_broken_links(text):
     assert broken_links(ROOT / "README.md", text)
 
@@ -68,7 +75,9 @@ def test_the_link_check_accepts_good_ones():
 
 
 def test_every_glossary_entry_links_its_first_use():
-    entries = re.findall(r"^\*\*(.+?)\*\*(.*?)(?=^\*\*|\Z)", (ROOT / "notebooks" / "glossary.md").read_text(), re.M | re.S)
+    entries = re.findall(
+        r"^\*\*(.+?)\*\*(.*?)(?=^\*\*|\Z)", (ROOT / "notebooks" / "glossary.md").read_text(), re.M | re.S
+    )
     assert len(entries) >= 20 and all(".ipynb" in text for _, text in entries)
     names = [name.lower() for name, _ in entries]
     assert names == sorted(names)
@@ -153,12 +162,23 @@ explorer = widgets.Explorer(draw, {{"x": ipywidgets.IntSlider(0, 0, 3)}}, descri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cells, red", [
-    ([cell("print(6 * 7)", "42\n", compared=True), cell("print(3)", "4\n"), cell("print('error 1.2e-07')", "error 3.4e-08\n", compared=True)], False),
-    ([cell("print(6 * 7)", "43\n", compared=True)], True),
-    ([cell("assert 6 * 7 == 43")], True),
-    ([cell(WIDGET.format(bad=0))], True),
-], ids=["all well", "a changed number", "a cell that raises", "a widget that cannot draw"])
+@pytest.mark.parametrize(
+    "cells, red",
+    [
+        (
+            [
+                cell("print(6 * 7)", "42\n", compared=True),
+                cell("print(3)", "4\n"),
+                cell("print('error 1.2e-07')", "error 3.4e-08\n", compared=True),
+            ],
+            False,
+        ),
+        ([cell("print(6 * 7)", "43\n", compared=True)], True),
+        ([cell("assert 6 * 7 == 43")], True),
+        ([cell(WIDGET.format(bad=0))], True),
+    ],
+    ids=["all well", "a changed number", "a cell that raises", "a widget that cannot draw"],
+)
 def test_nbval_turns_red(tmp_path, cells, red):
     result = nbval(tmp_path, cells)
     assert (result.returncode != 0) == red, result.stdout + result.stderr

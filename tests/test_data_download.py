@@ -154,10 +154,7 @@ def server(pcam):
 def manifest(pcam, tmp_path):
     path = tmp_path / "manifest.txt"
     path.write_text(
-        "".join(
-            f"{name} {len(gz)} {hashlib.md5(gz).hexdigest()} {len(h5)}\n"
-            for name, (gz, h5) in pcam.items()
-        )
+        "".join(f"{name} {len(gz)} {hashlib.md5(gz).hexdigest()} {len(h5)}\n" for name, (gz, h5) in pcam.items())
     )
     return path
 
@@ -194,6 +191,7 @@ def run(env, tmp_path):
 def start(env, *args):
     """The script in the background, its output thrown away."""
     null = subprocess.DEVNULL
+
     # Under nohup the tests inherit an ignored SIGHUP, and bash cannot trap a signal that was ignored when it started.
     def heed():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -328,9 +326,7 @@ def test_md5_of_macos(run, pcam, tmp_path):
         pytest.skip("no md5sum here, so every other test already does this")
     tools = "awk bash cat cut curl df env gzip mkdir mv ps rm sh sleep tee tr uname wc"
     folder = tmp_path / "bin"
-    fake_tool(
-        folder, "md5", f'[ "$*" = -q ] || exit 1\n{shutil.which("md5sum")} | cut -d " " -f1\n'
-    )
+    fake_tool(folder, "md5", f'[ "$*" = -q ] || exit 1\n{shutil.which("md5sum")} | cut -d " " -f1\n')
     for tool in tools.split():
         if shutil.which(tool):
             (folder / tool).symlink_to(shutil.which(tool))

@@ -297,7 +297,9 @@ def test_bias_correction_against_monte_carlo(padding, groups):
         step = layer.weight.detach().abs().max() / 3
         return (layer.weight.detach() / step).round() * step
 
-    corrected, report = dfq.correct_bias(folded, lambda layer: coarse(layer) if layer.kernel_size == (3, 3) else layer.weight.detach(), 11)
+    corrected, report = dfq.correct_bias(
+        folded, lambda layer: coarse(layer) if layer.kernel_size == (3, 3) else layer.weight.detach(), 11
+    )
     assert set(report.corrected) == {"0", "3"}
 
     def mean_shift(network):
@@ -316,6 +318,8 @@ def test_bias_correction_of_the_whole_network_and_what_it_leaves_alone(network, 
     same_function(folded, unchanged, tissue.double())
     by_max = network.config.group_pooling == "max"  # the mean of a maximum is not known
     assert list(report.skipped) == ["classifier"] * by_max and len(report.corrected) == 53 - by_max
-    max_pooled = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 2, 1)).eval()
+    max_pooled = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 2, 1)
+    ).eval()
     _, report = dfq.correct_bias(dfq.fold_batch_norm(max_pooled), lambda layer: 0 * layer.weight.detach(), 8)
     assert "not known" in report.skipped["4"]

@@ -168,7 +168,9 @@ def test_inner_fields_at_30_degrees_are_compared_inside_the_disc():
 
 def test_the_mean_over_quarter_turns_is_invariant(tissue):
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 7), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(5 * 89 * 89, 2))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 5, 7), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(5 * 89 * 89, 2)
+    )
     averaged = mean_over_quarter_turns(network.double())
     images = tissue.double()
     assert equivariance_error(network, images, 90).rms > 0.1

@@ -12,6 +12,7 @@ from equilib.filters import (
     count_coefficients,
     filter_bank,
     frequency_response,
+    pixel_basis,
     pixel_coordinates,
     solve_constraint,
     steer,
@@ -20,7 +21,9 @@ from equilib.filters import (
 )
 
 
-@pytest.mark.parametrize("name, solved, limited", [("C1", 9, 6), ("C2", 18, 12), ("C4", 36, 24), ("D1", 18, 12), ("D4", 72, 48)])
+@pytest.mark.parametrize(
+    "name, solved, limited", [("C1", 9, 6), ("C2", 18, 12), ("C4", 36, 24), ("D1", 18, 12), ("D4", 72, 48)]
+)
 def test_the_constraint_has_the_known_number_of_solutions(name, solved, limited):
     """On pixels one filter of |G| channels is free: 9 |G| numbers.  The band limit leaves 6 of 9."""
     assert len(solve_constraint(name, "regular", "regular", 3)) == solved
@@ -44,6 +47,18 @@ def test_solutions_commute_with_the_group_and_contain_e2cnns_basis(name, pair):
     assert torch.allclose(theirs @ flat.T @ flat, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["C1", "C2", "C4", "D1", "D2", "D4"])
+@pytest.mark.parametrize("in_repr", ["trivial", "regular"])
+def test_the_pixel_basis_spans_all_solutions_of_the_constraint(name, in_repr):
+    group = Group.parse(name)
+    basis, solutions = pixel_basis(group, in_repr, 3).double(), solve_constraint(group, in_repr, "regular", 3)
+    assert len(basis) == len(solutions) == 9 * (group.order if in_repr == "regular" else 1)
+    flat, orthonormal = basis.flatten(1), solutions.flatten(1)
+    assert torch.allclose(flat @ orthonormal.T @ orthonormal, flat, atol=1e-12)
+    assert torch.linalg.matrix_rank(flat) == len(basis)
+    assert set(basis.unique().tolist()) == {0, 1}, "so a filter's entries are coefficients, and copies equal to the bit"
+
+
 def test_without_symmetry_every_pixel_filter_is_allowed():
     """C1 is the control that has e2cnn's band limit and no weight sharing; at 1x1 it is an ordinary convolution."""
     basis = steerable_basis(Group.parse("C1"), "regular", "regular", 1)
@@ -53,6 +68,8 @@ def test_without_symmetry_every_pixel_filter_is_allowed():
 def test_groups_without_an_exact_grid_are_refused():
     with pytest.raises(ValueError, match="C12 has no constraint on a grid"):
         solve_constraint("C12", "trivial", "regular", 3)
+    with pytest.raises(ValueError, match="C12 has no constraint on a grid"):
+        pixel_basis("C12", "trivial", 3)
 
 
 def test_turning_an_atom_is_a_phase():
@@ -77,7 +94,9 @@ def test_steering_by_90_degrees_turns_the_pixels():
 def test_atoms_span_e2cnns_basis(kernel_size, name):
     chosen = atoms(kernel_size)
     units = torch.eye(len(chosen), dtype=torch.complex128)
-    ours = torch.stack([filter_bank(name, chosen, c, kernel_size).flatten() for unit in units for c in (unit, 1j * unit)])
+    ours = torch.stack(
+        [filter_bank(name, chosen, c, kernel_size).flatten() for unit in units for c in (unit, 1j * unit)]
+    )
     theirs = steerable_basis(Group.parse(name), "trivial", "regular", kernel_size).double().flatten(1)
     count = count_coefficients(chosen)
     for matrix in (ours, theirs, torch.cat([ours, theirs])):

@@ -85,7 +85,13 @@ def test_the_rule_with_one_sided_padding(size, kernel, stride, before, after):
 
 
 @settings(max_examples=100, deadline=None)
-@given(size=st.integers(4, 14), kernel=st.integers(1, 5), stride=st.integers(1, 4), padding=st.integers(0, 2), dilation=st.integers(1, 2))
+@given(
+    size=st.integers(4, 14),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+)
 def test_sampled_pixels_are_those_with_a_gradient(size, kernel, stride, padding, dilation):
     window = Window(kernel, stride, padding, dilation)
     if window.span(size) < 0:
@@ -112,7 +118,9 @@ def test_explanations_name_numbers():
     assert "after minus before is 1" in one_sided.explain() and "not symmetric" in one_sided.explain()
 
 
-@pytest.mark.parametrize("arguments, word", [((0,), "kernel"), ((3, 0), "stride"), ((3, 1, -1), "padding"), ((3, 1, 0, 0), "dilation")])
+@pytest.mark.parametrize(
+    "arguments, word", [((0,), "kernel"), ((3, 0), "stride"), ((3, 1, -1), "padding"), ((3, 1, 0, 0), "dilation")]
+)
 def test_impossible_windows_are_refused(arguments, word):
     with pytest.raises(ValueError, match=word):
         Window(*arguments)

@@ -167,9 +167,13 @@ def test_quarter_turns_of_the_bank_are_equal_to_the_bit(group):
     dense = steerable_basis(group, "regular", "regular", 1)
     assert torch.equal(dense, dense[:, source][:, :, source])
     # …and tying moves nothing by more than the rounding of e2cnn's own samples
-    untied = enn.R2Conv(
-        image_type(group, 1), regular_type(group, group.order), 3, bias=False, initialize=False, recompute=True
-    ) if not group.reflections else None
+    untied = (
+        enn.R2Conv(
+            image_type(group, 1), regular_type(group, group.order), 3, bias=False, initialize=False, recompute=True
+        )
+        if not group.reflections
+        else None
+    )
     if untied is not None:
         samples = torch.stack([untied.basisexpansion(unit) for unit in torch.eye(bank.shape[0])]).view_as(bank)
         assert (samples - bank).abs().max() < 1e-6

@@ -18,12 +18,12 @@ from PIL import Image
 from test_browser import browser, keep_screenshot  # noqa: F401 (a fixture)
 
 from equilib import live
+from equilib.device import session
 from equilib.equivariance import run_model
-from equilib.experiment import shipped_int8, shipped_results
 from equilib.fields import rotate
-from equilib.int8 import session
 from equilib.live.measure import compressed
 from equilib.pcam import crop, normalize
+from equilib.results import shipped_int8, shipped_results
 
 STRICT, CONVENTIONAL = live.START.values()
 SHIPPED = [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
@@ -52,7 +52,9 @@ def test_the_patches_are_a_dozen_of_pcams_half_with_tumour():
 def test_names_say_what_a_network_is():
     assert live.describe("pcam_conventional_w0.35_20000_seed0")["kind"] == "conventional"
     assert live.describe("pcam_C12_w0.35_20000_seed0") == {
-        "kind": "equivariant", "title": "Equivariant, C12", "words": "turns by 30° are built in"
+        "kind": "equivariant",
+        "title": "Equivariant, C12",
+        "words": "turns by 30° are built in",
     }
     assert live.describe("pcam_C4_fieldwise_w0.35_m24_20000_seed0")["title"].startswith("Equivariant, C4, field-wise")
     assert len({live.describe(name)["title"] for name in SHIPPED}) == len(SHIPPED), "two lines of the menu look alike"
@@ -213,8 +215,12 @@ def test_the_table_shows_every_bit_and_marks_what_is_equal(page, folder):
     for slot, name in enumerate((STRICT, CONVENTIONAL)):
         running = session(shipped_int8(name))
         rows = page.locator("#bits table").nth(slot).locator("tbody tr")
-        expected = [run_model(running, inputs(folder / "patches/tumour-5.png", 90 * turns))[0].tolist() for turns in range(4)]
-        shown = [[float.fromhex(text) for text in rows.nth(turns).locator("code").all_text_contents()] for turns in range(4)]
+        expected = [
+            run_model(running, inputs(folder / "patches/tumour-5.png", 90 * turns))[0].tolist() for turns in range(4)
+        ]
+        shown = [
+            [float.fromhex(text) for text in rows.nth(turns).locator("code").all_text_contents()] for turns in range(4)
+        ]
         assert shown == expected
         marks = [rows.nth(turns).get_attribute("data-equal") for turns in range(4)]
         assert marks == [str(answer == expected[0]).lower() for answer in expected]
@@ -316,7 +322,9 @@ def test_files_of_the_reader_get_an_answer_or_one_sentence(page, folder, tmp_pat
 def test_the_keyboard_reaches_and_moves_everything(page):
     reachable = "a[href], button, select, input:not([hidden])"
     wanted = page.locator(reachable).count()
-    page.evaluate("document.activeElement.blur(); document.querySelectorAll('[data-seen]').forEach(e => delete e.dataset.seen)")
+    page.evaluate(
+        "document.activeElement.blur(); document.querySelectorAll('[data-seen]').forEach(e => delete e.dataset.seen)"
+    )
     page.evaluate("scrollTo(0, 0)")
     for _ in range(wanted + 5):
         page.keyboard.press("Tab")
@@ -352,7 +360,11 @@ def test_an_accessibility_checker_finds_nothing_serious_and_nothing_is_cut_off(p
             page.emulate_media(color_scheme=scheme)
             page.set_viewport_size({"width": width, "height": height})
             found = page.evaluate("axe.run(document).then(({ violations }) => violations)")
-            serious = [(issue["id"], issue["nodes"][0]["html"]) for issue in found if issue["impact"] in ("serious", "critical")]
+            serious = [
+                (issue["id"], issue["nodes"][0]["html"])
+                for issue in found
+                if issue["impact"] in ("serious", "critical")
+            ]
             assert not serious, (scheme, width)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.emulate_media(color_scheme="light")

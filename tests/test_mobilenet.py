@@ -20,15 +20,27 @@ from equilib.mobilenet import (
 def test_the_conventional_network_is_mobilenetv2():
     """Channels rounded to 8, ImageNet's strides and classes: MobileNetV2's published parameter count."""
     config = MobileNetConfig(
-        divisor=8, group="C8", strides=IMAGENET_STRIDES, classes=1000, input_size=224, strided_padding=1, allow_inexact=True
+        divisor=8,
+        group="C8",
+        strides=IMAGENET_STRIDES,
+        classes=1000,
+        input_size=224,
+        strided_padding=1,
+        allow_inexact=True,
     )
     assert count_parameters(MobileNetV2(config)) == 3_504_872
 
 
-@pytest.mark.parametrize("group, pooling, depthwise", [
-    ("C4", "mean", "strict"), ("C4", "max", "strict"), ("C4", "mean", "fieldwise"), ("C12", "mean", "strict"),
-    ("D4", "max", "strict"),
-])
+@pytest.mark.parametrize(
+    "group, pooling, depthwise",
+    [
+        ("C4", "mean", "strict"),
+        ("C4", "max", "strict"),
+        ("C4", "mean", "fieldwise"),
+        ("C12", "mean", "strict"),
+        ("D4", "max", "strict"),
+    ],
+)
 def test_equivariant_before_and_after_export(group, pooling, depthwise, tissue):
     config = MobileNetConfig(width=0.35, group=group, group_pooling=pooling, depthwise=depthwise)
     # In double precision the law shows without the rounding that 50 layers of random weights amplify.
@@ -44,6 +56,46 @@ def test_equivariant_before_and_after_export(group, pooling, depthwise, tissue):
     assert len(depthwise_convs) == 17
     if depthwise == "strict":
         assert all(m.groups == m.in_channels == m.out_channels for m in depthwise_convs)
+
+
+@pytest.mark.parametrize("group", ["C4", "D4"])
+def test_all_nine_pixels_are_equivariant_too(group, tissue):
+    config = MobileNetConfig(width=0.35, group=group, divisor=8, depthwise="fieldwise", band_limit=False)
+    network = randomize(build("equivariant", config), tissue).double()
+    assert_equivariant(network, tissue.double(), tolerance=1e-10)
+    assert_equivariant(network.export().double(), tissue.double(), tolerance=1e-10)
+    smooth = build("equivariant", config.replace(band_limit=True))
+    depthwise, theirs = network.features.block2.depthwise.conv, smooth.features.block2.depthwise.conv
+    assert 2 * depthwise.weights.shape[-1] == 3 * theirs.weights.shape[-1], (
+        "nine pixels, where the band limit leaves six"
+    )
+
+
+def test_nine_pixels_need_rotations_that_move_pixels_to_pixels():
+    with pytest.raises(ValueError, match="band_limit=False.*those of C12 do not"):
+        MobileNetConfig(group="C12", band_limit=False)
+
+
+def test_dropout_takes_whole_fields(tissue):
+    """…so that the mean over a field, which the classifier takes, is dropped or scaled, never averaged."""
+    torch.manual_seed(0)
+    pooled = torch.ones(400, 48)
+    for whole in (True, False):
+        config = MobileNetConfig(width=0.35, group="C4", dropout=0.25, field_dropout=whole)
+        means = build("equivariant", config).dropout(pooled).unflatten(1, (-1, 4)).mean(2)
+        values = {round(value, 3) for value in means.unique().tolist()}
+        assert values == {0, round(4 / 3, 3)} if whole else len(values) == 5
+        assert (means == 0).double().mean().item() == pytest.approx(0.25 if whole else 0.25**4, abs=0.03)
+
+
+def test_grouped_layers_are_those_of_the_exported_fieldwise_network():
+    config = MobileNetConfig(width=0.35, group="C4", divisor=24)
+    grouped = count_costs(build("conventional", config.replace(depthwise="grouped")), 95)
+    assert grouped == count_costs(build("equivariant", config.replace(depthwise="fieldwise")).export(), 95)
+    plain = count_costs(build("conventional", config.replace(depthwise="fieldwise")), 95)
+    assert plain == count_costs(build("conventional", config.replace(depthwise="strict")), 95)
+    with pytest.raises(ValueError, match="'grouped' is the conventional network's"):
+        build("equivariant", config.replace(depthwise="grouped"))
 
 
 def test_reflections_are_exact_for_dihedral_groups(tissue):
@@ -62,25 +114,28 @@ def test_the_conventional_network_is_not_equivariant(tissue, small):
         assert_equivariant(network, tissue)
 
 
-@pytest.mark.parametrize("depthwise", ["strict", "fieldwise"])
-def test_same_shapes_and_macs(small, depthwise):
+@pytest.mark.parametrize("depthwise, theirs", [("strict", "strict"), ("fieldwise", "grouped")])
+def test_same_shapes_and_macs(small, depthwise, theirs):
     config = small.replace(depthwise=depthwise)
-    conventional = count_costs(build("conventional", config), small.input_size)
+    conventional = count_costs(build("conventional", config.replace(depthwise=theirs)), small.input_size)
     equivariant = count_costs(build("equivariant", config).export(), small.input_size)
     assert conventional == equivariant
     assert len(conventional) == 53
 
 
 def test_channels_that_make_no_whole_fields_are_refused():
-    for kind, depthwise in (("equivariant", "strict"), ("conventional", "fieldwise")):
+    for kind, depthwise in (("equivariant", "strict"), ("conventional", "grouped")):
         with pytest.raises(ValueError, match=r"divisor=6 is no multiple of \|C4\| = 4"):
             build(kind, MobileNetConfig(width=0.35, group="C4", divisor=6, depthwise=depthwise))
 
 
-@pytest.mark.parametrize("bad, words", [
-    (dict(input_size=96), ["stem", "96", "input_size=95"]),
-    (dict(strided_padding=1), ["block", "input_size=97"]),
-])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (dict(input_size=96), ["stem", "96", "input_size=95"]),
+        (dict(strided_padding=1), ["block", "input_size=97"]),
+    ],
+)
 def test_inexact_grids_are_refused_with_where_and_why(bad, words):
     with pytest.raises(InexactGridError) as error:
         MobileNetConfig(width=0.35, **bad)
@@ -109,11 +164,19 @@ def test_every_grid_of_the_default_is_odd():
     assert MobileNetConfig(group="C6").exact_angles == (0, 180)
 
 
-@pytest.mark.parametrize("bad, match", [
-    (dict(width=0), "width"), (dict(group="Z4"), "group"), (dict(strides=(2, 1)), "strides"),
-    (dict(classes=0), "classes"), (dict(depthwise="no"), "depthwise"), (dict(group_pooling="sum"), "group_pooling"),
-    (dict(dropout=1.0), "dropout"), (dict(divisor=0), "divisor"),
-])
+@pytest.mark.parametrize(
+    "bad, match",
+    [
+        (dict(width=0), "width"),
+        (dict(group="Z4"), "group"),
+        (dict(strides=(2, 1)), "strides"),
+        (dict(classes=0), "classes"),
+        (dict(depthwise="no"), "depthwise"),
+        (dict(group_pooling="sum"), "group_pooling"),
+        (dict(dropout=1.0), "dropout"),
+        (dict(divisor=0), "divisor"),
+    ],
+)
 def test_bad_configurations_name_the_argument(bad, match):
     with pytest.raises(ValueError, match=match):
         MobileNetConfig(**bad)

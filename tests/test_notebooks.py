@@ -41,21 +41,35 @@ def output(**fields):
     return nbformat.v4.new_output(**fields)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda nb, code: nb.metadata.update(widgets={}), "stale widget state"),
-    (lambda nb, code: nb.metadata.pop("kernelspec"), "kernelspec"),
-    (lambda nb, code: code[3].update(execution_count=99), "execution counts"),
-    (lambda nb, code: code[2].outputs.append(output(output_type="stream", name="stderr", text="Warning")), "stderr"),
-    (lambda nb, code: code[2].outputs.append(output(output_type="error", ename="E", evalue="", traceback=[])), "ended with E"),
-    (lambda nb, code: code[2].outputs.append(output(output_type="stream", name="stdout", text="/home/me/x")), "local path"),
-    (lambda nb, code: nb.cells.pop(0), "no section 'Objective'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda nb, code: nb.metadata.update(widgets={}), "stale widget state"),
+        (lambda nb, code: nb.metadata.pop("kernelspec"), "kernelspec"),
+        (lambda nb, code: code[3].update(execution_count=99), "execution counts"),
+        (
+            lambda nb, code: code[2].outputs.append(output(output_type="stream", name="stderr", text="Warning")),
+            "stderr",
+        ),
+        (
+            lambda nb, code: code[2].outputs.append(output(output_type="error", ename="E", evalue="", traceback=[])),
+            "ended with E",
+        ),
+        (
+            lambda nb, code: code[2].outputs.append(output(output_type="stream", name="stdout", text="/home/me/x")),
+            "local path",
+        ),
+        (lambda nb, code: nb.cells.pop(0), "no section 'Objective'"),
+    ],
+)
 def test_the_checker_finds_each_defect(change, words):
     assert any(words in problem for problem in problems(_spoil(change)))
 
 
 def test_cleaning_keeps_the_picture_and_drops_the_view():
-    notebook = nbformat.v4.new_notebook(metadata={"widgets": {"x": 1}, "kernelspec": {"name": "other", "display_name": "Other"}})
+    notebook = nbformat.v4.new_notebook(
+        metadata={"widgets": {"x": 1}, "kernelspec": {"name": "other", "display_name": "Other"}}
+    )
     data = {"image/png": "abc", "application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "a patch"}
     notebook.cells = [nbformat.v4.new_code_cell("w", outputs=[output(output_type="display_data", data=data)])]
     cleaned = clean(copy.deepcopy(notebook))
@@ -99,10 +113,12 @@ def test_a_widget_carries_its_static_picture():
 
 @pytest.fixture(scope="module")
 def folded():
-    from equilib import dfq, experiment
+    from equilib import dfq
+    from equilib.mobilenet import exported
+    from equilib.training import shipped_network
 
     names = {"conventional": "synthetic_conventional_C4_w0.35", "equivariant": "synthetic_equivariant_C4_w0.35"}
-    return {kind: dfq.fold_batch_norm(experiment.exported(experiment.shipped_network(name))) for kind, name in names.items()}
+    return {kind: dfq.fold_batch_norm(exported(shipped_network(name))) for kind, name in names.items()}
 
 
 def moved(explorer, **values):
@@ -156,7 +172,9 @@ def live_widgets():
     chosen = atoms(5)
     coefficients = torch.randn(len(chosen), dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
     return {
-        "turning_field": lambda: widgets.turning_field(tissue_photograph(33), widgets.one_layer_networks("C4", 5), "C4"),
+        "turning_field": lambda: widgets.turning_field(
+            tissue_photograph(33), widgets.one_layer_networks("C4", 5), "C4"
+        ),
         "steered_filter": lambda: widgets.steered_filter(chosen, coefficients, 5),
         "cutoff_errors": lambda: widgets.cutoff_errors("C12", 3),
         "aliases": lambda: widgets.aliases(3),
@@ -202,7 +220,9 @@ def test_the_turning_widget_measures_what_it_shows():
 
     def spy(degrees):
         live = original(degrees)
-        seen[degrees] = [text.get_text() for ax in live.figure.axes for text in ax.texts if text.get_text().startswith("error")]
+        seen[degrees] = [
+            text.get_text() for ax in live.figure.axes for text in ax.texts if text.get_text().startswith("error")
+        ]
         return live
 
     explorer.draw = spy
@@ -213,6 +233,7 @@ def test_the_turning_widget_measures_what_it_shows():
 
 
 # --- exercises ---
+
 
 def raises(*arguments):
     raise RuntimeError("an answer's own error; everywhere else an exception would be the check's")
@@ -267,7 +288,9 @@ def turned_field(field, r):
 
 def commutes_always(network, action, picture):
     field = network(picture)
-    return all(torch.allclose(network(torch.rot90(picture, r, (-2, -1))), action(field, r), atol=1e-5) for r in range(4))
+    return all(
+        torch.allclose(network(torch.rot90(picture, r, (-2, -1))), action(field, r), atol=1e-5) for r in range(4)
+    )
 
 
 def phases(samples, frequencies, coefficients, order, sign=-1):

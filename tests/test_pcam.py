@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from equilib.pcam import (
     MEAN,
     STD,
-    PatchFileError,
     Patches,
+    PatchFileError,
     augment,
     collate,
     crop,
@@ -19,9 +19,9 @@ from equilib.pcam import (
     network_inputs,
     normalize,
     shuffled_order,
+    split_path,
     turn_any_angle,
     vary_stain,
-    split_path,
 )
 
 
@@ -92,7 +92,7 @@ def test_shuffling_a_chunked_file_mixes_it_well():
     """Positions in the order are not correlated with positions in the file, at PCam's size and a thousand-patch chunk."""
     order = shuffled_order(262_144, 1024, torch.Generator().manual_seed(0)).double()
     assert abs(torch.corrcoef(torch.stack([order, torch.arange(len(order)).double()]))[0, 1]) < 0.2
-    batches = (order.view(-1, 64) // 1024)
+    batches = order.view(-1, 64) // 1024
     distinct = torch.tensor([len(batch.unique()) for batch in batches]).double()
     assert distinct.mean() > 8.5  # of the nine slabs that fit a window
 
@@ -149,18 +149,21 @@ def _truncated(root):
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-@pytest.mark.parametrize("damage, words", [
-    (_missing, ["train_y.h5", "missing", "data_download.sh"]),
-    (_packed, ["train_x.h5", "unpack", "train_x.h5.gz"]),
-    (_truncated, ["train_x.h5", "truncated", "run data_download.sh again"]),
-    (lambda root: write(root, key="images"), ["train_x.h5", "no dataset 'x'", "images"]),
-    (lambda root: write(root, x=np.zeros((20, 64, 64, 3), np.uint8)), ["train_x.h5", "(20, 64, 64, 3)"]),
-    (lambda root: write(root, x=np.zeros((20, 96, 96, 3), np.float32)), ["train_x.h5", "float32"]),
-    (lambda root: write(root, x=np.zeros((19, 96, 96, 3), np.uint8)), ["train_x.h5", "19", "20"]),
-    (lambda root: write(root, y=np.zeros((20, 2), np.uint8)), ["train_y.h5", "(20, 2)"]),
-    (lambda root: write(root, y=np.zeros((20, 1, 1, 1), np.float32)), ["train_y.h5", "float32"]),
-    (lambda root: write(root, y=np.full((20, 1, 1, 1), 3, np.uint8)), ["train_y.h5", "0 and 1"]),
-])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (_missing, ["train_y.h5", "missing", "data_download.sh"]),
+        (_packed, ["train_x.h5", "unpack", "train_x.h5.gz"]),
+        (_truncated, ["train_x.h5", "truncated", "run data_download.sh again"]),
+        (lambda root: write(root, key="images"), ["train_x.h5", "no dataset 'x'", "images"]),
+        (lambda root: write(root, x=np.zeros((20, 64, 64, 3), np.uint8)), ["train_x.h5", "(20, 64, 64, 3)"]),
+        (lambda root: write(root, x=np.zeros((20, 96, 96, 3), np.float32)), ["train_x.h5", "float32"]),
+        (lambda root: write(root, x=np.zeros((19, 96, 96, 3), np.uint8)), ["train_x.h5", "19", "20"]),
+        (lambda root: write(root, y=np.zeros((20, 2), np.uint8)), ["train_y.h5", "(20, 2)"]),
+        (lambda root: write(root, y=np.zeros((20, 1, 1, 1), np.float32)), ["train_y.h5", "float32"]),
+        (lambda root: write(root, y=np.full((20, 1, 1, 1), 3, np.uint8)), ["train_y.h5", "0 and 1"]),
+    ],
+)
 def test_bad_files_are_named_with_a_remedy(tmp_path, damage, words):
     write(tmp_path)
     damage(tmp_path)
@@ -238,7 +241,9 @@ def test_crop_and_normalize(tmp_path):
     extremes = normalize(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1))
     assert extremes.min().item() == pytest.approx(low) and extremes.max().item() == pytest.approx(high)
     floats = torch.full((1, 3, 4, 4), 100.0).contiguous(memory_format=torch.channels_last)
-    assert torch.equal(normalize(floats), normalize(floats.to(torch.uint8))) and (floats == 100).all(), "the argument stays"
+    assert torch.equal(normalize(floats), normalize(floats.to(torch.uint8))) and (floats == 100).all(), (
+        "the argument stays"
+    )
     with pytest.raises(ValueError, match="cannot crop"):
         crop(torch.zeros(1, 3, 96, 96), 97)
     assert crop(torch.zeros(1, 3, 96, 96), 95).shape[-2:] == (95, 95)

@@ -52,13 +52,17 @@ def test_what_is_installed_is_what_is_pinned():
     from importlib.metadata import version
 
     for name, pin in constraints().items():
-        assert pin.specifier.contains(version(name).split("+")[0]), f"{name} {version(name)} is installed, tested is {pin}"
+        assert pin.specifier.contains(version(name).split("+")[0]), (
+            f"{name} {version(name)} is installed, tested is {pin}"
+        )
 
 
 def test_conda_users_get_the_same_versions():
     text = (ROOT / "environment.yml").read_text()
     pip_lines = re.findall(r"^\s{6}- (.+)$", text, re.M)
-    assert pip_lines == ["-c constraints.txt", "-e .[lab,site,test]"], "environment.yml takes its versions from the same files"
+    assert pip_lines == ["-c constraints.txt", "-e .[lab,site,test]"], (
+        "environment.yml takes its versions from the same files"
+    )
     python = re.search(r"python=([\d.]+)", text)[1]
     workflow = (ROOT / ".github/workflows/test.yml").read_text()
     assert f'python-version: "{python}"' in workflow
@@ -78,7 +82,10 @@ def test_importing_the_package_is_cheap():
 
 def test_from_export_on_nothing_knows_of_e2cnn():
     code = "import sys, equilib.dfq, equilib.int8, equilib.mobilenet; print('e2cnn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )
 
 
 @pytest.mark.parametrize("name", ["notebooks", "equilib", "tests", "environment.yml", "data_download.sh", "README.md"])

@@ -27,7 +27,9 @@ def test_every_formula_of_the_course_can_be_drawn(path):
             drawn = site.math_to_mathml(cell.source)
             assert "$" not in site.CODE.sub("", drawn)
             for formula in re.findall(r"<math.*?</math>", drawn, re.S):
-                assert not re.search(r"\\[a-zA-Z]+", re.sub(r"<[^>]+>", "", formula)), "a command that was not understood"
+                assert not re.search(r"\\[a-zA-Z]+", re.sub(r"<[^>]+>", "", formula)), (
+                    "a command that was not understood"
+                )
 
 
 def test_links_lead_to_pages_or_to_the_repository():
@@ -69,9 +71,14 @@ def test_sliders_move_without_a_kernel(browser, pages):  # noqa: F811
                 slider.focus()
                 page.keyboard.press("ArrowLeft")  # no default stands at the left end
                 after = picture.get_attribute("src")
-                assert after != before and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                assert (
+                    after != before
+                    and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                )
                 assert slider.get_attribute("aria-valuetext") != words
-                page.wait_for_function("image => image.complete && image.naturalWidth > 300", arg=picture.element_handle())
+                page.wait_for_function(
+                    "image => image.complete && image.naturalWidth > 300", arg=picture.element_handle()
+                )
         assert page.locator("math").count() > 10 and page.locator(".cell-picture img").count() >= 3
         assert page.locator("details:not([open]) pre").count() >= 3, "solutions are folded"
     assert not [url for url in asked if not url.startswith(pages)], "nothing is loaded from elsewhere"
@@ -104,7 +111,10 @@ def test_docstrings_become_a_reference_whose_links_lead_on(browser, pages):  # n
     page = browser.new_page()
     page.goto(f"{pages}/reference/fields.html")
     assert page.locator("h2#equilib\\.fields\\.rotate").count() == 1
-    assert "counter-clockwise" in page.locator("main").text_content() and ":func:" not in page.locator("main").text_content()
+    assert (
+        "counter-clockwise" in page.locator("main").text_content()
+        and ":func:" not in page.locator("main").text_content()
+    )
     page.locator("article a.autorefs:has-text('disc_mask')").first.click()
     assert page.url.endswith("#equilib.fields.disc_mask")
     page.close()
@@ -154,4 +164,3 @@ def test_links_to_the_live_page_lead_to_it_where_the_site_has_it():
     assert site.rewrite_links(link, "notebooks", set(), "A", with_live=True) == "[try it](try/index.html)"
     assert site.rewrite_links(link, "notebooks", set(), "A") == f"[try it](A/blob/main/{site.LIVE})"
     assert (ROOT / site.LIVE).is_file() and live.PAGE.is_dir()
-

@@ -22,7 +22,8 @@ def run(correct, *, int8=None, network="conventional", seed=0, patches=1000, wid
             "int8": (np.asarray(correct if int8 is None else int8, float) - 0.5).tolist(),
         },
         "rotation_spread": {
-            stage: {"flips": 0.1, "std": 0.2, "angles": [30, 90, 180], "flips_by_angle": [0.3, 0.0, 0.0]} for stage in ("fp32", "int8", "fp32, there and back")
+            stage: {"flips": 0.1, "std": 0.2, "angles": [30, 90, 180], "flips_by_angle": [0.3, 0.0, 0.0]}
+            for stage in ("fp32", "int8", "fp32, there and back")
         },
         "int8_identical_under_quarter_turns": 1.0,
     }
@@ -107,7 +108,8 @@ def test_tables_name_every_cell_once():
     assert len(study.advantage_rows([*runs, narrow])) == 1
     grouped = replace(runs[0], network="conventional, grouped")  # one more to compare with, and no equivariant network
     assert [row["conventional"] for row in study.advantage_rows([*runs, grouped])] == [
-        "width 0.35: same channels", "grouped, width 0.35: same channels"
+        "width 0.35: same channels",
+        "grouped, width 0.35: same channels",
     ]
     turned = study.rotation_rows(runs)
     assert len(turned) == 3
@@ -121,7 +123,10 @@ def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
             one.figures["config"] = {"network": {"divisor": divisor}}
         return runs
 
-    few, many = rounded(coins(1, 50, 0.9), 12), rounded([run([1, 1, 0, 0], patches=4000), run([1, 1, 1, 0], patches=4000, seed=1)], 12)
+    few, many = (
+        rounded(coins(1, 50, 0.9), 12),
+        rounded([run([1, 1, 0, 0], patches=4000), run([1, 1, 1, 0], patches=4000, seed=1)], 12),
+    )
     other = rounded([run([1, 1, 1, 1], network="C4")], 24)
     first, second, *published = study.table_1([*few, *many], other)
     assert (first["seeds"], first["FP32 [%]"], first["channels, multiples of"]) == ("2", "62.5 ± 17.7", "12")
@@ -132,9 +137,17 @@ def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
 
 
 def test_int8_is_pooled_over_sizes_and_seeds():
-    runs = [run([1, 1, 0, 0], int8=[1, 0, 0, 0]), run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000), run([1, 1], network="C4")]
+    runs = [
+        run([1, 1, 0, 0], int8=[1, 0, 0, 0]),
+        run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000),
+        run([1, 1], network="C4"),
+    ]
     first, second = study.int8_rows(runs)
-    assert (first["network"], first["runs"], first["INT8 − FP32, all runs [points]"]) == ("conventional, width 0.35", "2", "+0.00")
+    assert (first["network"], first["runs"], first["INT8 − FP32, all runs [points]"]) == (
+        "conventional, width 0.35",
+        "2",
+        "+0.00",
+    )
     assert (second["network"], second["95 % interval"]) == ("C4, width 0.35", "+0.00 to +0.00")
 
 
@@ -142,10 +155,16 @@ def test_steadiness_is_a_share_of_the_conventional_networks():
     runs = [run([1, 0]), run([1, 0], network="C12"), run([1, 0], network="C12", seed=1)]
     for turned, flips in zip(runs, (0.1, 0.02, 0.04)):
         turned.figures["rotation_spread"] = {
-            stage: spread | {"flips": 0.0 if stage == "int8" else flips} for stage, spread in turned.figures["rotation_spread"].items()
+            stage: spread | {"flips": 0.0 if stage == "int8" else flips}
+            for stage, spread in turned.figures["rotation_spread"].items()
         }
     (row,) = study.steadiness_rows(runs)
-    assert (row["equivariant"], row["patches"], row["flips, FP32"], row["logit moves, INT8"]) == ("C12, width 0.35", "1,000", "×0.30", "×1.00")
+    assert (row["equivariant"], row["patches"], row["flips, FP32"], row["logit moves, INT8"]) == (
+        "C12, width 0.35",
+        "1,000",
+        "×0.30",
+        "×1.00",
+    )
     assert row["flips, INT8"] == "none to compare with"
 
 
@@ -163,7 +182,9 @@ def test_the_ablation_compares_with_the_conventional_network():
     assert rows["C1"]["validation loss"] == "0.400"
     control = "minus conventional, any angle [points]"
     assert control not in rows["C1"], "nothing to compare with"
-    rows = {row["network"]: row for row in study.ablation_rows([*runs, trained([1, 1, 1, 1], "conventional, any angle")])}
+    rows = {
+        row["network"]: row for row in study.ablation_rows([*runs, trained([1, 1, 1, 1], "conventional, any angle")])
+    }
     assert rows["C1"][control].startswith("-25.0 (") and rows["conventional"][control].startswith("-50.0 (")
     assert rows["conventional, any angle"][control] == ""
     with pytest.raises(ValueError, match="one width and one number of patches"):
@@ -191,10 +212,14 @@ def test_runs_are_read_in_order(tmp_path):
     write("b", "conventional", 4000, 1)
     write("c", "conventional", 4000, 0)
     runs = study.read_runs(tmp_path)
-    assert [(r.network, r.patches, r.seed) for r in runs] == [("conventional", 4000, 0), ("conventional", 4000, 1), ("C4", 1000, 0)]
+    assert [(r.network, r.patches, r.seed) for r in runs] == [
+        ("conventional", 4000, 0),
+        ("conventional", 4000, 1),
+        ("C4", 1000, 0),
+    ]
     assert study.select(runs, network="C4")[0].correct().tolist() == [1, 0]
     write("d", "equivariant", 1000, 0, "fieldwise")
-    write("e", "conventional", 1000, 0, "fieldwise")
+    write("e", "conventional", 1000, 0, "grouped")
     write("f", "conventional", 1000, 0, any_angle=1.0)
     write("g", "equivariant", 1000, 1, any_angle=1.0)  # as is usual for it
     names = [*["conventional"] * 2, "conventional, any angle", "conventional, grouped", "C4", "C4", "C4, field-wise"]
@@ -219,10 +244,14 @@ def test_the_learning_curve_shows_mean_spread_and_every_run():
 def test_accuracy_by_parameters_puts_each_network_at_its_sizes():
     from equilib import figures
 
-    figure = figures.accuracy_by_parameters({"conventional": {95_000: [0.8], 326_000: [0.7, 0.9]}, "C12": {26_000: [0.6]}})
+    figure = figures.accuracy_by_parameters(
+        {"conventional": {95_000: [0.8], 326_000: [0.7, 0.9]}, "C12": {26_000: [0.6]}}
+    )
     (ax,) = figure.axes
     bars = {container.get_label(): container.lines[0] for container in ax.containers}
-    assert bars["conventional"].get_xdata() == pytest.approx([95_000, 326_000]) and bars["C12"].get_xdata() == pytest.approx([26_000])
+    assert bars["conventional"].get_xdata() == pytest.approx([95_000, 326_000]) and bars[
+        "C12"
+    ].get_xdata() == pytest.approx([26_000])
     assert bars["conventional"].get_ydata() == pytest.approx([80, 80])
     assert ax.get_xscale() == "log" and ax.get_xlabel() == "trainable parameters"
 

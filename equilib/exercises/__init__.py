@@ -1,5 +1,7 @@
 """Self-checks of the exercises: they say ✅, ❌ with a hint, or ✏️ where nothing is answered yet, and never raise."""
 
+from equilib.exercises.device import check_int8_size, check_orbits, check_requantize
+from equilib.exercises.dfq import check_absorbed, check_bias_shift, check_equalizing_scale
 from equilib.exercises.fields import check_action, check_commutes, check_length, check_relu
 from equilib.exercises.filters import check_alias, check_basis_size, check_depthwise, check_why_twelve
 from equilib.exercises.grids import (
@@ -10,14 +12,4 @@ from equilib.exercises.grids import (
     check_one_sided,
     check_resnet_stem,
 )
-from equilib.exercises.networks import (
-    check_absorbed,
-    check_bias_shift,
-    check_equalizing_scale,
-    check_input_sizes,
-    check_int8_size,
-    check_invariant,
-    check_orbits,
-    check_pointwise_parameters,
-    check_requantize,
-)
+from equilib.exercises.mobilenet import check_input_sizes, check_invariant, check_pointwise_parameters

@@ -29,12 +29,16 @@ def check_action(answer) -> str:
         if torch.allclose(result, torch.rot90(right, -r, (-2, -1))):
             raise Hint("The channels are shifted, the pixels stay where they were.")
         if torch.allclose(result, torch.rot90(field, r, (-2, -1)).roll(r, 1)):
-            raise Hint("There are three fields of four channels. Shift within each field, not over all twelve channels.")
+            raise Hint(
+                "There are three fields of four channels. Shift within each field, not over all twelve channels."
+            )
         if torch.allclose(result, rotate_field(field, "C4", -r)):
             raise Hint("That is the inverse: positive r turns counter-clockwise and shifts channels upwards.")
         if torch.allclose(rotate_field(field, "C4", -r), torch.rot90(result, -2 * r, (-2, -1))):
             raise Hint("The pixels turn the right way, the channels shift the wrong way: torch.roll by +r.")
-        raise Hint(f"For r = {r} the result is not the turned field. Turn the last two axes, shift the channels within a field.")
+        raise Hint(
+            f"For r = {r} the result is not the turned field. Turn the last two axes, shift the channels within a field."
+        )
     return "Pixels turn, channels shift, each field by itself."
 
 
@@ -60,7 +64,9 @@ def check_commutes(answer) -> str:
     for words, (action, right) in suspects.items():
         given = answered(answer(network, action, picture))
         if bool(given) is not right:
-            raise Hint(f"For {words} you say {bool(given)}. Compare network(turned picture) with action(network(picture), r) for all r.")
+            raise Hint(
+                f"For {words} you say {bool(given)}. Compare network(turned picture) with action(network(picture), r) for all r."
+            )
     return "Your test finds an error that the group's own laws cannot: turning pixels alone composes perfectly well."
 
 
@@ -69,7 +75,9 @@ def check_relu(answer) -> str:
     """A function (vectors (M, d), matrices (R, d, d)) to the largest |ReLU(ρ v) - ρ ReLU(v)|."""
     vectors = _random(50, 4)
     for name in ("regular", "irrep1", "irrep2", "trivial"):
-        rho = torch.stack([representation_matrix("C4" if name != "irrep1" else "C12", name, r) for r in range(4)]).float()
+        rho = torch.stack(
+            [representation_matrix("C4" if name != "irrep1" else "C12", name, r) for r in range(4)]
+        ).float()
         v = vectors[:, : rho.shape[1]]
         turned = torch.einsum("rij,mj->rmi", rho, v)
         right = (turned.relu() - torch.einsum("rij,mj->rmi", rho, v.relu())).abs().max().item()

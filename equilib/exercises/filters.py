@@ -20,7 +20,9 @@ def check_basis_size(answer) -> str:
         if given == sum(2 * m for m in limits):
             raise Hint("Frequency 0 counts too, once on each ring.")
         if given != right:
-            raise Hint(f"For rings with highest frequencies {limits} e2cnn's basis has {right} filters, you say {given}.")
+            raise Hint(
+                f"For rings with highest frequencies {limits} e2cnn's basis has {right} filters, you say {given}."
+            )
     return "One for frequency 0 and two for each higher one, on every ring: 6, 11 and 18 for 3, 5 and 7 pixels."
 
 
@@ -36,7 +38,9 @@ def check_alias(answer) -> str:
         if not torch.allclose(asked, alias, atol=1e-9):
             if torch.allclose(asked.real, alias.real, atol=1e-9):
                 raise Hint(f"At {points} points m = {m} and {given} have the same cosines, but their sines differ.")
-            raise Hint(f"At {points} points m = {given} has other values than m = {m}. What phase is invisible at every point?")
+            raise Hint(
+                f"At {points} points m = {given} has other values than m = {m}. What phase is invisible at every point?"
+            )
     return "Whole turns between neighbouring points cannot be seen: m and m ± points are the same samples."
 
 
@@ -64,7 +68,9 @@ def check_depthwise(answer) -> str:
             raise Hint("The copies of one field must be neighbours: field by field, not rotation by rotation.")
         if torch.allclose(result, right[::order].repeat_interleave(order, 0)):
             raise Hint("All copies are the same: turn the r-th by r steps.")
-        raise Hint(f"For C{order} the filters are not the turned copies. The r-th copy has coefficients c_a exp(-i m_a r 2π/{order}).")
+        raise Hint(
+            f"For C{order} the filters are not the turned copies. The r-th copy has coefficients c_a exp(-i m_a r 2π/{order})."
+        )
     return "One filter a field, its copies made by phases alone."
 
 
@@ -77,4 +83,6 @@ def check_why_twelve(answer) -> str:
         "d": "ReLU acts channel by channel and commutes with any permutation, of 4 channels or of 12.",
     }
     one_letter(answer, "b", hints)
-    return "Only multiples of 90° map the grid onto itself. In between, the picture and the filter are sampled elsewhere."
+    return (
+        "Only multiples of 90° map the grid onto itself. In between, the picture and the filter are sampled elsewhere."
+    )

@@ -26,7 +26,9 @@ def check_eight_settings(answer) -> str:
         raise Hint("Answer with True and False, without quotes.")
     if len(given) != len(SETTINGS):
         raise Hint(f"Give {len(SETTINGS)} answers, one for each setting; you gave {len(given)}.")
-    wrong = [index + 1 for index, ((size, window), value) in enumerate(zip(SETTINGS, given)) if window.exact(size) != value]
+    wrong = [
+        index + 1 for index, ((size, window), value) in enumerate(zip(SETTINGS, given)) if window.exact(size) != value
+    ]
     if wrong:
         size, window = SETTINGS[wrong[0] - 1]
         raise Hint(
@@ -41,7 +43,9 @@ def check_resnet_stem(answer) -> str:
     """(input size near 96, padding of the 7x7 convolution, padding of the 3x3 pooling), both with stride 2."""
     given = [answered(value) for value in answer]
     if len(given) != 3 or any(value != int(value) for value in given):
-        raise Hint("Give three whole numbers: the input size, the padding of the convolution, the padding of the pooling.")
+        raise Hint(
+            "Give three whole numbers: the input size, the padding of the convolution, the padding of the pooling."
+        )
     size, conv, pool = map(int, given)
     if not 90 <= size <= 102:
         raise Hint(f"{size} pixels are too far from 96: stay between 90 and 102.")
@@ -65,7 +69,9 @@ def check_five_stages(answer) -> str:
         broken = next(stage for stage in trace_stages(n, windows) if not stage.exact)
         raise Hint(f"{n} breaks at {broken.name}, where the grid has {broken.size} pixels.")
     if missing := right - given:
-        raise Hint(f"Yours survive, but {len(missing)} more do too. Follow the rule backwards from the last stage: n becomes 2n - 1.")
+        raise Hint(
+            f"Yours survive, but {len(missing)} more do too. Follow the rule backwards from the last stage: n becomes 2n - 1."
+        )
     return f"{sorted(right)}: n - 1 must be divisible by 32. Both common sizes, 96 and 128, are one pixel off."
 
 

@@ -4,26 +4,19 @@ Nothing here trains, reads files or shows anything; a notebook displays what it 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; the two networks also differ in marker and line.
 """
 
+from equilib.figures.device import operator_chain, rotated_answers
+from equilib.figures.dfq import channel_ranges, convergence, weights_on_grid
 from equilib.figures.fields import channel_rows, commuting_square, matrices, pictures, turning_field
 from equilib.figures.filters import aliases, basis_sizes, cutoff_errors, harmonics, steered_filter
 from equilib.figures.grids import plan, sampled_points, sampling
-from equilib.figures.networks import (
-    accuracy_by_angle,
-    accuracy_by_parameters,
-    bars,
-    channel_ranges,
-    convergence,
-    curves,
+from equilib.figures.mobilenet import (
     filter_bank,
     label_window,
     layer_costs,
-    learning_curve,
-    operator_chain,
     patch_gallery,
     probability_against_angle,
-    rotated_answers,
     stage_errors,
     training_curves,
-    weights_on_grid,
 )
-from equilib.figures.style import GREY, STYLES, Live, png
+from equilib.figures.study import accuracy_by_angle, accuracy_by_parameters, learning_curve
+from equilib.figures.style import GREY, STYLES, Live, bars, curves, png

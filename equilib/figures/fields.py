@@ -8,14 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from equilib.figures.style import BLUE, ORANGE, RESPONSE, SIGNED, Figure, Live
-
-
-
-def bare(ax) -> None:
-    """No ticks: the axes are those of a picture."""
-    ax.set_xticks([])
-    ax.set_yticks([])
+from equilib.figures.style import BLUE, ORANGE, RESPONSE, SIGNED, Figure, Live, bare
 
 
 def pictures(images: Mapping[str, np.ndarray], *, title: str, colorbar: str | None = None) -> Figure:
@@ -31,7 +24,11 @@ def pictures(images: Mapping[str, np.ndarray], *, title: str, colorbar: str | No
     limit = max(np.abs(image).max() for image in images.values())
     signed = any(image.min() < 0 for image in images.values())
     for ax, (caption, image) in zip(axes, images.items()):
-        scale = {} if image.ndim == 3 else dict(vmin=-limit if signed else 0, vmax=limit, cmap=SIGNED["cmap"] if signed else RESPONSE["cmap"])
+        scale = (
+            {}
+            if image.ndim == 3
+            else dict(vmin=-limit if signed else 0, vmax=limit, cmap=SIGNED["cmap"] if signed else RESPONSE["cmap"])
+        )
         shown = ax.imshow(image, **scale)
         bare(ax)
         ax.set_title(caption, fontsize=9)
@@ -66,7 +63,9 @@ def channel_rows(rows: Mapping[str, np.ndarray], *, title: str, channels: Sequen
     return figure
 
 
-def commuting_square(field: np.ndarray, moved: np.ndarray, output: np.ndarray, both_ways: Sequence[np.ndarray]) -> Figure:
+def commuting_square(
+    field: np.ndarray, moved: np.ndarray, output: np.ndarray, both_ways: Sequence[np.ndarray]
+) -> Figure:
     """Figure 1 of the paper: a field and the action on it, the network's output and the action on that.
 
     Args:
@@ -103,8 +102,12 @@ def commuting_square(field: np.ndarray, moved: np.ndarray, output: np.ndarray, b
     note = figure.add_subplot(grid[2, :count])
     note.set_axis_off()
     note.text(
-        0.5, 0.5, f"The two rows at the right are\nthe same picture, reached both ways:\nlargest difference {difference:.1e}",
-        ha="center", va="center", fontsize=10,
+        0.5,
+        0.5,
+        f"The two rows at the right are\nthe same picture, reached both ways:\nlargest difference {difference:.1e}",
+        ha="center",
+        va="center",
+        fontsize=10,
     )
     figure.suptitle("The square that commutes: turning, then Φ, is Φ, then turning", fontsize=11)
     return figure
@@ -140,7 +143,14 @@ def turning_field(count: int, limit: float, limits: tuple[float, float]) -> Live
     left = figure.add_axes((0.01, 0.05, 0.31, 0.8))
     ring = figure.add_axes((0.34, 0.01, 0.43, 0.98), aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3))
     ring.set_axis_off()
-    ring.text(0, 0, f"the {count} channels\nof the field;\nframed: where\nchannel 0 has gone", ha="center", va="center", fontsize=9)
+    ring.text(
+        0,
+        0,
+        f"the {count} channels\nof the field;\nframed: where\nchannel 0 has gone",
+        ha="center",
+        va="center",
+        fontsize=9,
+    )
     right = [figure.add_axes((0.79, bottom, 0.2, 0.35)) for bottom in (0.51, 0.01)]
     for ax in (left, *right):
         bare(ax)

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 
-from equilib.figures.fields import bare
-from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, Live
-
+from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, Live, bare
 
 
 def harmonics(continuous: np.ndarray, sampled: np.ndarray, captions: Sequence[str], *, reach: float) -> Figure:
@@ -41,7 +39,9 @@ def harmonics(continuous: np.ndarray, sampled: np.ndarray, captions: Sequence[st
     return figure
 
 
-def basis_sizes(names: Sequence[str], unconstrained: Sequence[int], solved: Sequence[int], limited: Sequence[int]) -> Figure:
+def basis_sizes(
+    names: Sequence[str], unconstrained: Sequence[int], solved: Sequence[int], limited: Sequence[int]
+) -> Figure:
     """Free weights of one pair of fields: without a constraint, with it, and with the band limit."""
     figure = Figure(figsize=(8, 3.1), layout="constrained")
     ax = figure.subplots()
@@ -51,9 +51,17 @@ def basis_sizes(names: Sequence[str], unconstrained: Sequence[int], solved: Sequ
         (0.0, solved, "equivariant on the pixels", BLUE, None),
         (0.27, limited, "and band-limited (e2cnn)", ORANGE, "//"),
     ):
-        ax.bar_label(ax.bar(positions + shift, values, 0.27, label=label, color=color, hatch=hatch, edgecolor="white"), fontsize=8)
+        ax.bar_label(
+            ax.bar(positions + shift, values, 0.27, label=label, color=color, hatch=hatch, edgecolor="white"),
+            fontsize=8,
+        )
     ax.set_xticks(positions, names)
-    ax.set(title="Dimensions of 3 × 3 filters from one regular field to another", ylabel="free weights", yscale="log", xlabel="group")
+    ax.set(
+        title="Dimensions of 3 × 3 filters from one regular field to another",
+        ylabel="free weights",
+        yscale="log",
+        xlabel="group",
+    )
     ax.margins(y=0.12)
     ax.legend(fontsize=8, loc="upper left")
     return figure
@@ -70,10 +78,15 @@ def steered_filter(limit: float, frequencies: Sequence[int]) -> Live:
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    images = [ax.imshow(np.zeros((2, 2)), vmin=-limit, vmax=limit, extent=(0, 1, 0, 1), **SIGNED) for ax in (left, middle)]
+    images = [
+        ax.imshow(np.zeros((2, 2)), vmin=-limit, vmax=limit, extent=(0, 1, 0, 1), **SIGNED) for ax in (left, middle)
+    ]
     for ax in (left, middle):
         bare(ax)
-    words = [left.set_title("steered: 000°", fontsize=10), middle.set_title("picture of it, interpolated\ndiffers by 0.00", fontsize=10)]
+    words = [
+        left.set_title("steered: 000°", fontsize=10),
+        middle.set_title("picture of it, interpolated\ndiffers by 0.00", fontsize=10),
+    ]
     reach = 1.25
     right.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="real part", ylabel="imaginary part")
     right.set_title("coefficients, turning m times", fontsize=10)
@@ -97,7 +110,9 @@ def steered_filter(limit: float, frequencies: Sequence[int]) -> Live:
     return Live(figure, [*images, *words, *hands], change)
 
 
-def cutoff_errors(cutoffs: Sequence[int], errors: Sequence[float], sizes: Sequence[int], kernel_size: int, limit: float) -> Live:
+def cutoff_errors(
+    cutoffs: Sequence[int], errors: Sequence[float], sizes: Sequence[int], kernel_size: int, limit: float
+) -> Live:
     """Error and expressiveness against the band limit; a filter, and the same turned by one step of the group.
 
     Args:
@@ -117,7 +132,11 @@ def cutoff_errors(cutoffs: Sequence[int], errors: Sequence[float], sizes: Sequen
     angle = axes[1].set_title("steered by 000°", fontsize=10)
     ax = axes[2]
     ax.plot(cutoffs, errors, color=BLUE, marker="o", label="error")
-    ax.set(xlabel="highest frequency m on every ring", ylabel="equivariance error, relative", ylim=(-0.02, max(errors) * 1.15 + 0.02))
+    ax.set(
+        xlabel="highest frequency m on every ring",
+        ylabel="equivariance error, relative",
+        ylim=(-0.02, max(errors) * 1.15 + 0.02),
+    )
     other = ax.twinx()
     other.plot(cutoffs, sizes, color=ORANGE, marker="s", linestyle="--", label="coefficients")
     other.axhline(kernel_size**2, color=ORANGE, linewidth=0.8, linestyle=":")
@@ -125,7 +144,9 @@ def cutoff_errors(cutoffs: Sequence[int], errors: Sequence[float], sizes: Sequen
     lines = ax.get_lines() + other.get_lines()[:1]
     ax.legend(lines, [line.get_label() for line in lines], fontsize=8, loc="upper left")
     title = ax.set_title("up to m = 0: error 0.000, 00 coefficients", fontsize=10)
-    (mark,) = ax.plot([0], [0], marker="o", markersize=13, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=2)
+    (mark,) = ax.plot(
+        [0], [0], marker="o", markersize=13, markerfacecolor="none", markeredgecolor=GREY, markeredgewidth=2
+    )
 
     def change(filters, index, degrees):
         for image, values in zip(images, filters):
@@ -149,7 +170,10 @@ def aliases(highest: int, reach: float) -> Live:
     """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.9))
-    images = [ax.imshow(np.zeros((2, 2)), vmin=-1, vmax=1, extent=(-reach, reach, -reach, reach), **SIGNED) for ax in (left, middle)]
+    images = [
+        ax.imshow(np.zeros((2, 2)), vmin=-1, vmax=1, extent=(-reach, reach, -reach, reach), **SIGNED)
+        for ax in (left, middle)
+    ]
     for ax in (left, middle):
         bare(ax)
     for offset in (-0.5, 0.5):
@@ -169,6 +193,8 @@ def aliases(highest: int, reach: float) -> Live:
             bar.set(height=share, facecolor=BLUE if m == frequency else ORANGE)
         words[0].set_text(f"m = {frequency}, continuous")
         elsewhere = 100 * (1 - spectrum[frequency + highest])
-        words[2].set_text(f"asked m = {frequency}, answers elsewhere with {elsewhere:.1f} %: {'kept' if kept else 'dropped'}")
+        words[2].set_text(
+            f"asked m = {frequency}, answers elsewhere with {elsewhere:.1f} %: {'kept' if kept else 'dropped'}"
+        )
 
     return Live(figure, [*images, *words, *bars], change)

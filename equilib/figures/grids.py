@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from equilib.figures.fields import bare
-from equilib.figures.style import BLUE, GREY, ORANGE, Figure, Live
+from equilib.figures.style import BLUE, GREY, ORANGE, Figure, Live, bare
 
 FAINT = "#cccccc"
 
@@ -33,8 +32,15 @@ def sampled_points(cases: Sequence[tuple[str, int, Sequence[float]]], *, title: 
         ax.plot(x.ravel(), y.ravel(), color=BLUE, marker="o", markersize=7, linestyle="none", label="sampled")
         x, y = np.meshgrid(mirrored, centres)  # turned back into the unturned picture
         ax.plot(
-            x.ravel(), y.ravel(), color=ORANGE, marker="s", markersize=11, markerfacecolor="none", markeredgewidth=1.6,
-            linestyle="none", label="sampled after turning by 90°",
+            x.ravel(),
+            y.ravel(),
+            color=ORANGE,
+            marker="s",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgewidth=1.6,
+            linestyle="none",
+            label="sampled after turning by 90°",
         )
         ax.set(xlim=(-1.2, size + 0.2), ylim=(size + 0.2, -1.2), aspect="equal")
         bare(ax)
@@ -66,7 +72,14 @@ def sampling(largest: int) -> Live:
     style = dict(linestyle="none", markersize=6)
     (points,) = ax.plot([], [], color=BLUE, marker="o", label="centres that are sampled", **style)
     (turned,) = ax.plot(
-        [], [], color=ORANGE, marker="s", markerfacecolor="none", markeredgewidth=1.6, linestyle="none", markersize=10,
+        [],
+        [],
+        color=ORANGE,
+        marker="s",
+        markerfacecolor="none",
+        markeredgewidth=1.6,
+        linestyle="none",
+        markersize=10,
         label="centres after turning by 90°",
     )
     figure.legend(handles=[points, turned], loc="upper left", bbox_to_anchor=(0.57, 0.95), fontsize=9, frameon=False)

@@ -1,14 +1,14 @@
-"""What all figures share: styles of the two networks, rendering, and figures that are updated in place."""
+"""What all figures share: styles of the two networks, bars and curves, rendering, and figures that are updated in place."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib import figure as matplotlib_figure
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib import figure as matplotlib_figure
 from PIL import Image
 
 STYLES = {
@@ -34,9 +34,33 @@ class Figure(matplotlib_figure.Figure):
 
     def __repr__(self) -> str:
         titles = [self.get_suptitle()] + [ax.get_title() or ax.get_title(loc="left") for ax in self.axes]
-        axes = {f"{ax.get_ylabel()} against {ax.get_xlabel()}" for ax in self.axes if ax.get_xlabel() and ax.get_ylabel()}
+        axes = {
+            f"{ax.get_ylabel()} against {ax.get_xlabel()}" for ax in self.axes if ax.get_xlabel() and ax.get_ylabel()
+        }
         words = [" ".join(text.split()) for text in [*titles, *sorted(axes)] if text]
         return "Figure. " + ". ".join(dict.fromkeys(words))
+
+
+def bare(ax) -> None:
+    """No ticks: the axes are those of a picture."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def styles_by_kind(names: Iterable[str]) -> dict[str, dict]:
+    """Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones."""
+    names = list(names)
+    theirs = [style for style in SERIES if style["color"] in (ORANGE, YELLOW)]
+    ours = [style for style in SERIES if style["color"] not in (ORANGE, YELLOW)]
+    styles = {}
+    for conventional, left in ((True, theirs), (False, ours)):
+        kind = [name for name in names if name.startswith("conventional") == conventional]
+        if len(kind) > len(left):
+            raise ValueError(
+                f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart"
+            )
+        styles |= dict(zip(kind, left))
+    return styles
 
 
 def png(figure: Figure | Live, *, dpi: int = 100) -> bytes:
@@ -88,5 +112,69 @@ class Live:
             self.figure.draw_artist(artist)
         buffer = io.BytesIO()
         # Level 1 with run lengths is twice as fast as the default and hardly larger: a slider wants speed.
-        Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3]).save(buffer, "png", compress_level=1, compress_type=3)
+        Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3]).save(
+            buffer, "png", compress_level=1, compress_type=3
+        )
         return buffer.getvalue()
+
+
+def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, floor: float | None = None) -> Figure:
+    """Grouped bars, one group a step and one bar a network, each with its number.
+
+    Args:
+        values: for each network, for each step, a number.
+        title, label: of the figure and of the values, with their unit.
+        floor: where the axis begins.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    ax = figure.subplots()
+    steps = list(next(iter(values.values())))
+    width = 0.8 / len(values)
+    for index, (kind, row) in enumerate(values.items()):
+        positions = np.arange(len(steps)) + (index - (len(values) - 1) / 2) * width
+        drawn = ax.bar(
+            positions,
+            [row[step] for step in steps],
+            width,
+            label=kind,
+            color=STYLES[kind]["color"],
+            hatch="//" if kind == "conventional" else None,
+            edgecolor="white",
+        )
+        ax.bar_label(drawn, fmt="%.1f", fontsize=8)
+    ax.set_xticks(np.arange(len(steps)), steps)
+    ax.set(title=title, ylabel=label)
+    if floor is not None:
+        ax.set_ylim(bottom=floor)
+    ax.margins(y=0.15)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def curves(
+    x: Sequence[float],
+    values: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    marked: float | None = None,
+    log: bool = False,
+    references: Mapping[str, float] | None = None,
+) -> Figure:
+    """Lines that differ in colour, marker and dash; an x may be marked, and horizontal references drawn."""
+    if max(len(values), len(references or {})) > len(SERIES):
+        raise ValueError(f"at most {len(SERIES)} curves can be told apart, got {len(values)}")
+    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    ax = figure.subplots()
+    for style, (name, row) in zip(SERIES, values.items()):
+        ax.plot(x, row, label=name, **(STYLES.get(name, style)))
+    for style, (name, level) in zip(SERIES, (references or {}).items()):
+        ax.axhline(level, color=style["color"], linewidth=1, linestyle=":", label=name)
+    if marked is not None:
+        ax.axvline(marked, color=GREY, linewidth=1.5)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    if all(float(value).is_integer() for value in x):
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from equilib.experiment import shipped_int8, shipped_results
 from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
-from equilib.tissue import cache_root, draw_patch
+from equilib.results import shipped_int8, shipped_results
+from equilib.synthetic import cache_root
+from equilib.tissue import draw_patch
 
 PAGE = Path(__file__).parent / "page"
 SIZE = 95
@@ -114,7 +115,9 @@ def node_modules() -> Path:
         done = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True)
         if done.returncode:
             words = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
-            raise LivePageError(f"npm could not bring onnxruntime-web ({words.strip()}): check the network, then run this again")
+            raise LivePageError(
+                f"npm could not bring onnxruntime-web ({words.strip()}): check the network, then run this again"
+            )
         try:
             os.replace(folder, kept)
         except OSError:  # another process was first
@@ -148,7 +151,13 @@ def _networks(folder: Path) -> list[dict]:
         source = shipped_int8(name)
         shutil.copyfile(source, folder / source.name)
         networks.append(
-            {"name": name, **describe(name), "file": f"networks/{source.name}", "bytes": source.stat().st_size, "data": entry["data"]}
+            {
+                "name": name,
+                **describe(name),
+                "file": f"networks/{source.name}",
+                "bytes": source.stat().st_size,
+                "data": entry["data"],
+            }
         )
     return networks
 
@@ -174,7 +183,9 @@ def _pictures(folder: Path) -> list[dict]:
         patch = draw_patch(0, "test", index)
         path = folder / "synthetic" / f"{index}.png"
         Image.fromarray(np.ascontiguousarray(patch.image)).save(path, optimize=True)
-        pictures.append({"file": f"synthetic/{index}.png", "tumour": bool(patch.label), "source": "synthetic, drawn by equilib"})
+        pictures.append(
+            {"file": f"synthetic/{index}.png", "tumour": bool(patch.label), "source": "synthetic, drawn by equilib"}
+        )
     return pictures
 
 
@@ -188,8 +199,11 @@ def first_load(folder: str | Path) -> list[Path]:
     manifest = json.loads((folder / "manifest.json").read_text())
     started = {network["file"] for network in manifest["networks"] if network["name"] in manifest["start"].values()}
     return [
-        path for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".txt" and (path.suffix != ".onnx" or str(path.relative_to(folder)) in started)
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.suffix != ".txt"
+        and (path.suffix != ".onnx" or str(path.relative_to(folder)) in started)
     ]
 
 

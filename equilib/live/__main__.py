@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m equilib.live", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="what is in it is replaced")
     parser.add_argument("--port", type=int, default=8000, help="of this machine (default 8000)")
-    parser.add_argument("--measure", action="store_true", help="print speed and size in headless Chromium instead of serving")
+    parser.add_argument(
+        "--measure", action="store_true", help="print speed and size in headless Chromium instead of serving"
+    )
     options = parser.parse_args(arguments)
     try:
         folder = build(options.folder)

@@ -14,7 +14,13 @@ from pathlib import Path
 
 from equilib.live import LivePageError, first_load
 
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 ANSWERS = 60
 # The page's own modules, with nothing else computing beside them.
 TIMES = """
@@ -77,15 +83,23 @@ def report(folder: Path) -> str:
         page.goto(f"{address}/")
         page.locator("#all .row").first.wait_for(timeout=120_000)
         page.locator("html[data-computed]").wait_for(timeout=120_000)
-        for name, words in (("answered", "both networks have answered, after"), ("ring", "36 angles"), ("control", "36 angles and the control")):
-            times = page.evaluate("name => performance.getEntriesByName(name).map(e => e.duration || e.startTime)", name)
+        for name, words in (
+            ("answered", "both networks have answered, after"),
+            ("ring", "36 angles"),
+            ("control", "36 angles and the control"),
+        ):
+            times = page.evaluate(
+                "name => performance.getEntriesByName(name).map(e => e.duration || e.startTime)", name
+            )
             time = times[0] if name == "answered" else max(times)
             lines.append(f"{words}: {time / 1000:.2f} s")
         for network in networks:
             # A page of the same address that computes nothing.
             page.goto(f"{address}/manifest.json")
             median, least, opening = page.evaluate(TIMES, [network["file"], ANSWERS])
-            lines.append(f"{network['title']}: {median:.1f} ms an answer (median of {ANSWERS}; least {least:.1f}), {opening:.0f} ms to open")
+            lines.append(
+                f"{network['title']}: {median:.1f} ms an answer (median of {ANSWERS}; least {least:.1f}), {opening:.0f} ms to open"
+            )
         browser.close()
     files = first_load(folder)
     lines.append(f"first visit: {sum(map(compressed, files)) / 1e6:.2f} MB compressed, {len(files)} files")

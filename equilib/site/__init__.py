@@ -102,7 +102,7 @@ def _slider(frames: dict, folder: str, words: str) -> str:
     controls = "".join(
         f'<label>{html.escape(axis["name"])} <input type="range" min="0" max="{len(axis["labels"]) - 1}" step="1" '
         f'value="{axis["start"]}" aria-valuetext="{html.escape(axis["labels"][axis["start"]])}">'
-        f'<output>{html.escape(axis["labels"][axis["start"]])}</output></label>'
+        f"<output>{html.escape(axis['labels'][axis['start']])}</output></label>"
         for axis in frames["axes"]
     )
     return (
@@ -137,7 +137,9 @@ def page(
                 file = docs / "files" / name / f"picture{pictures}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(base64.b64decode(data["image/png"]))
-                parts.append(f'<p class="cell-picture"><img src="files/{name}/{file.name}" alt="{html.escape(words)}"></p>')
+                parts.append(
+                    f'<p class="cell-picture"><img src="files/{name}/{file.name}" alt="{html.escape(words)}"></p>'
+                )
                 pictures += 1
             elif "text/markdown" in data:
                 parts.append(math_to_mathml(data["text/markdown"]))
@@ -159,7 +161,9 @@ def reference(package: Path) -> dict[str, str]:
         blocks = [f"::: {package.name}.{name}\n"]
         if (package / name).is_dir():  # what a package offers is what its modules hold
             inner = [path.stem for path in sorted((package / name).glob("*.py")) if not path.name.startswith("_")]
-            blocks += [f"::: {package.name}.{name}.{module}\n    options:\n      heading_level: 2\n" for module in inner]
+            blocks += [
+                f"::: {package.name}.{name}.{module}\n    options:\n      heading_level: 2\n" for module in inner
+            ]
         pages[f"reference/{name}.md"] = "\n".join(blocks)
     return pages
 
@@ -208,12 +212,16 @@ def build(paths: Iterable[Path], output: Path) -> None:
             return target
 
         parts = sections((ROOT / "README.md").read_text())
-        titles = {name: title for title, name in re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", parts["Notebooks"])}
+        titles = {
+            name: title for title, name in re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", parts["Notebooks"])
+        }
         chapters = []
         with _frames_wanted():
             for path in paths:
                 print(f"running {path.name}", flush=True)
-                (docs / f"{path.stem}.md").write_text(page(execute(path), path.stem, docs, names, address, with_live=try_it))
+                (docs / f"{path.stem}.md").write_text(
+                    page(execute(path), path.stem, docs, names, address, with_live=try_it)
+                )
                 chapters.append({titles.get(path.stem, path.stem.replace("_", " ")): f"{path.stem}.md"})
         nav: list[dict] = [{"Start": write("index.md", start_page(parts, try_it))}]
         nav += [{"Try it": "try/index.html"}] if try_it else []
@@ -227,7 +235,9 @@ def build(paths: Iterable[Path], output: Path) -> None:
         modules = reference(ROOT / "equilib")
         for target, text in modules.items():
             (docs / target).write_text(text)
-        nav.append({"Library": [{"Use it": write("library.md", library)}, *({Path(name).stem: name} for name in modules)]})
+        nav.append(
+            {"Library": [{"Use it": write("library.md", library)}, *({Path(name).stem: name} for name in modules)]}
+        )
 
         settings = dict(docs_dir=str(docs), site_dir=str(output), nav=nav)
         mkdocs.commands.build.build(mkdocs.config.load_config(str(THEME / "mkdocs.yml"), **settings))

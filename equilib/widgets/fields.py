@@ -31,7 +31,9 @@ def one_layer_networks(group: Group | str, size: int = 7, *, seed: int = 0) -> d
     return {"equivariant": lambda x: torch.nn.functional.conv2d(x, lift.filter()).relu(), "plain": plain}
 
 
-def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group | str, *, degrees: int | None = None) -> Explorer:
+def turning_field(
+    picture: Tensor, networks: Mapping[str, Model], group: Group | str, *, degrees: int | None = None
+) -> Explorer:
     """Turn a picture by a slider: the channels of the equivariant network's field move around a ring.
 
     Beside it, the outputs of both networks after they were turned back: what commutes stands still.
@@ -47,7 +49,9 @@ def turning_field(picture: Tensor, networks: Mapping[str, Model], group: Group |
     step = group.step
     default = max(1, round(60 / step)) * step if degrees is None else degrees
     if default % step or not 0 <= default <= 360:
-        raise ValueError(f"degrees must be a multiple of {group.name}'s step, {step:g}, between 0 and 360; got {degrees}")
+        raise ValueError(
+            f"degrees must be a multiple of {group.name}'s step, {step:g}, between 0 and 360; got {degrees}"
+        )
     mask = disc_mask(picture.shape[-1])
     turned = torch.stack([rotate(picture, k * step).clamp(0, 1) for k in range(group.rotations)]) * mask
     shown = (255 * (turned + (1 - mask))).round().byte().permute(0, 2, 3, 1).numpy()

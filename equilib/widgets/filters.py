@@ -44,7 +44,11 @@ def steered_filter(chosen: Sequence[Atom], coefficients: Tensor, kernel_size: in
         turned = coefficients / coefficients.abs().max() * torch.polar(torch.ones_like(angles), -angles)
         difference = ((picture - steered)[inside].square().mean().sqrt() / steered[inside].std()).item()
         return live.update(
-            steered=steered.numpy(), picture=picture.numpy(), coefficients=turned.numpy(), degrees=degrees, difference=difference
+            steered=steered.numpy(),
+            picture=picture.numpy(),
+            coefficients=turned.numpy(),
+            degrees=degrees,
+            difference=difference,
         )
 
     slider = ipywidgets.IntSlider(degrees, 0, 360, 5, description="rotation [°]")
@@ -55,7 +59,9 @@ def steered_filter(chosen: Sequence[Atom], coefficients: Tensor, kernel_size: in
     )
 
 
-def cutoff_errors(group: Group | str, kernel_size: int = 3, *, highest: int = 6, cutoff: int = 3, wavelength: float = 6.0) -> Explorer:
+def cutoff_errors(
+    group: Group | str, kernel_size: int = 3, *, highest: int = 6, cutoff: int = 3, wavelength: float = 6.0
+) -> Explorer:
     """Raise the band limit and watch coefficients and equivariance error grow.
 
     Args:
@@ -74,7 +80,12 @@ def cutoff_errors(group: Group | str, kernel_size: int = 3, *, highest: int = 6,
     coefficients = torch.randn(len(families[-1]), dtype=torch.complex128, generator=generator)
     place = {atom: coefficient for atom, coefficient in zip(families[-1], coefficients)}
     pairs = [
-        torch.stack([steer(family, torch.stack([place[atom] for atom in family]), kernel_size, turn) for turn in (0, group.step)])
+        torch.stack(
+            [
+                steer(family, torch.stack([place[atom] for atom in family]), kernel_size, turn)
+                for turn in (0, group.step)
+            ]
+        )
         for family in families
     ]
     live = figures.cutoff_errors(cutoffs, errors, sizes, kernel_size, float(max(pair.abs().max() for pair in pairs)))

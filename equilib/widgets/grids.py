@@ -65,7 +65,9 @@ def plan(*, size: int = 96, padding: int = 1, smallest: int = 90, largest: int =
         broken = [stage.name for stage in chain if not stage.exact]
         near = nearest_exact_sizes(size, [(stage.name, stage.window) for stage in chain])[:2]
         title = f"{size} pixels, padding {padding} at strides: "
-        title += f"broken at {', '.join(broken)}; the nearest exact sizes are {near}" if broken else "exact from end to end"
+        title += (
+            f"broken at {', '.join(broken)}; the nearest exact sizes are {near}" if broken else "exact from end to end"
+        )
         return live.update(sizes=[stage.size for stage in chain], exact=[stage.exact for stage in chain], title=title)
 
     return Explorer(

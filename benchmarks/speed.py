@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -17,15 +18,14 @@ import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
-import readme
 from networks import VARIANTS, network
-from redraw import redraw
+from redraw import redraw  # noqa: F401  (a part, called by its name)
 from timing import in_fresh_process, interleaved
 
-from equilib import dfq, int8
-from equilib.experiment import environment, markdown_table
+from equilib import device, dfq, int8
 from equilib.mobilenet import KINDS, MobileNetConfig, build, exported
 from equilib.pcam import Patches, augment, collate, crop, input_range, normalize, shuffled_order, split_path
+from equilib.results import environment, markdown_table
 
 BATCH = 32
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ import json, sys
 sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)
-from run import peak_mib, training_step
+from speed import peak_mib, training_step
 before = peak_mib()
 step = training_step({variant!r}, {width}, {group!r})
 for _ in range(3):
@@ -171,8 +171,13 @@ def data_path(quick: bool, step_seconds: float) -> list[dict]:
             theirs = _reopening_speed(folder, 8 if quick else 64)
         consumed = BATCH / step_seconds
         rows.append(
-            {"layout": name, "equilib": ours, "both files reopened for each patch": theirs, "network": consumed,
-             "ratio": ours / consumed}
+            {
+                "layout": name,
+                "equilib": ours,
+                "both files reopened for each patch": theirs,
+                "network": consumed,
+                "ratio": ours / consumed,
+            }
         )
     return rows
 
@@ -214,14 +219,14 @@ def deployment(quick: bool) -> list[dict]:
                 row["seconds"][f"{kind}, equalize and absorb"] = time.perf_counter() - start
                 for name, model in (("FP32", plain), ("INT8", int8.quantize(equalized, input_range()))):
                     start = time.perf_counter()
-                    path = int8.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
+                    path = device.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
                     row["seconds"][f"{kind}, {name} export"] = time.perf_counter() - start
                     row["size_mb"][f"{kind}, {name}"] = path.stat().st_size / 1e6
-                    sessions[f"{kind}, {name}"] = int8.session(path, threads=1)
+                    sessions[f"{kind}, {name}"] = device.session(path, threads=1)
             for size in (1, BATCH):
                 images = np.random.default_rng(0).normal(size=(size, 3, 95, 95)).astype(np.float32)
                 cases = {
-                    name: lambda session=session: session.run(None, {"images": images})
+                    name: lambda session=session, images=images: session.run(None, {"images": images})
                     for name, session in sessions.items()
                 }
                 seconds = interleaved(cases, 1 if quick else 4 * repeats)
@@ -255,19 +260,32 @@ def tables(results: dict) -> str:
     latency = [
         {"FP32 → INT8, one thread": f"{row['group']}, width {row['width']}, batch {size}"}
         | {
-            kind: "{:.2f} → {:.2f} ms".format(*(row["latency_ms"][size][f"{kind}, {name}"] for name in ("FP32", "INT8")))
+            kind: "{:.2f} → {:.2f} ms".format(
+                *(row["latency_ms"][size][f"{kind}, {name}"] for name in ("FP32", "INT8"))
+            )
             for kind in KINDS
         }
-        | {"file, equivariant": "{:.2f} → {:.2f} MB".format(*(row["size_mb"][f"equivariant, {n}"] for n in ("FP32", "INT8")))}
+        | {
+            "file, equivariant": "{:.2f} → {:.2f} MB".format(
+                *(row["size_mb"][f"equivariant, {n}"] for n in ("FP32", "INT8"))
+            )
+        }
         for row in results["deployment"]
         for size in row["latency_ms"]
     ]
     built = [
-        {"construction": f"{row['group']}, width {row['width']}, {row['kind']}", "seconds": f"{row['seconds']['build']:.2f}"}
+        {
+            "construction": f"{row['group']}, width {row['width']}, {row['kind']}",
+            "seconds": f"{row['seconds']['build']:.2f}",
+        }
         for row in results["construction"]
     ]
     drawn = [
-        {"slider": row["widget"], **{case: f"{value:.0f} ms" for case, value in row["ms"].items()}, "ratio": f"×{row['ratio']:.1f}"}
+        {
+            "slider": row["widget"],
+            **{case: f"{value:.0f} ms" for case, value in row["ms"].items()},
+            "ratio": f"×{row['ratio']:.1f}",
+        }
         for row in results.get("redraw", [])
     ]
     where: dict[str, list[str]] = {}  # which parts were measured on which machine, since --only keeps the others
@@ -297,8 +315,12 @@ def tables(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these anew, keep the others with their machine")
-    parser.add_argument("--tables", action="store_true", help="measure nothing; print the saved tables, renew the README")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="measure these anew, keep the others with their machine"
+    )
+    parser.add_argument(
+        "--tables", action="store_true", help="measure nothing; print the saved tables, renew the README"
+    )
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8")  # e2cnn's, at construction
     saved = HERE / "latest.json"
@@ -317,6 +339,9 @@ def main() -> None:
     text = tables(results)
     print(text)
     if not options.quick:
+        sys.path.append(str(HERE.parent / "experiments"))
+        import readme
+
         saved.write_text(json.dumps(results, indent=1) + "\n")
         readme.write("make bench", text)
 

@@ -1,6 +1,6 @@
 """Accuracy against the rotation of the test patches, of the networks that come with the project: results/angles.json.
 
-    python benchmarks/angles.py --data DATA [--label LABEL]
+    python experiments/angles.py --data DATA [--label LABEL]
 
 Every 5 degrees, on all test patches, some minutes on one thread; notebook 04 draws it.
 """
@@ -15,13 +15,14 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from equilib import int8
+from equilib import device
 from equilib.equivariance import Model, run_model
-from equilib.experiment import data_label, environment, shipped_network
+from equilib.experiment import data_label
 from equilib.fields import rotate
 from equilib.mobilenet import exported
 from equilib.pcam import Patches, network_inputs
-from equilib.training import write_json
+from equilib.results import environment, write_json
+from equilib.training import shipped_network
 
 RESULTS = Path(__file__).parent.parent / "results" / "angles.json"
 NETWORKS = {network: f"pcam_{network}_w0.35_20000_seed0" for network in ("conventional", "C12", "C4")}
@@ -37,7 +38,10 @@ def sweep(models: Mapping[str, Model], images: Tensor, labels: Tensor, angles: I
     """
 
     def accuracy(pictures):
-        return {name: (run_model(model, pictures).argmax(1) == labels).double().mean().item() for name, model in models.items()}
+        return {
+            name: (run_model(model, pictures).argmax(1) == labels).double().mean().item()
+            for name, model in models.items()
+        }
 
     turned = {angle: accuracy(rotate(images, angle)) for angle in angles}
     # Quarter turns are exact: there and back, nothing is left of them.
@@ -51,21 +55,25 @@ def sweep(models: Mapping[str, Model], images: Tensor, labels: Tensor, angles: I
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the .h5 files")
-    parser.add_argument("--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it")
+    parser.add_argument(
+        "--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it"
+    )
     options = parser.parse_args()
     test = Patches(options.data, "test")
     labels = torch.from_numpy(test.labels)
     networks = {network: exported(shipped_network(name)) for network, name in NETWORKS.items()}
     (size,) = {network.config.input_size for network in networks.values()}
     with TemporaryDirectory() as folder:  # onnxruntime is faster than torch
-        files = {name: int8.export_onnx(network, Path(folder) / f"{name}.onnx", size) for name, network in networks.items()}
-        models = {name: int8.session(file) for name, file in files.items()}
+        files = {
+            name: device.export_onnx(network, Path(folder) / f"{name}.onnx", size) for name, network in networks.items()
+        }
+        models = {name: device.session(file) for name, file in files.items()}
         accuracy = sweep(models, network_inputs(test, range(len(test)), size), labels)
     write_json(
         RESULTS,
         {
             "data": {"label": options.label or data_label(options.data), "test": len(test)},
-            "command": "python benchmarks/angles.py --data DATA",
+            "command": "python experiments/angles.py --data DATA",
             "environment": environment(),
             "networks": NETWORKS,
             "degrees": list(ANGLES),

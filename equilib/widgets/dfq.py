@@ -1,69 +1,15 @@
-"""Sliders of notebooks 04 to 06: networks and quantization."""
+"""Sliders of notebook 05: ranges, scales and bits."""
 
 from __future__ import annotations
-
-import hashlib
-from collections.abc import Mapping
 
 import ipywidgets
 import numpy as np
 import torch
 
 from equilib import dfq, figures, int8
-from equilib.equivariance import Model, relative_difference, run_model
-from equilib.fields import disc_mask, rotate
-from equilib.pcam import crop, input_range, normalize
+from equilib.equivariance import relative_difference, run_model
+from equilib.pcam import input_range
 from equilib.widgets.explorer import Explorer
-
-
-def rotate_patch(
-    images: np.ndarray,
-    labels: np.ndarray,
-    models: Mapping[str, Model],
-    *,
-    size: int,
-    angle_step: int = 15,
-    patch: int = 0,
-    degrees: int | None = None,
-) -> Explorer:
-    """Rotate a patch by a slider and watch each network's probability of tumour.
-
-    Args:
-        images: (N, 96, 96, 3) uint8 patches.
-        labels: (N,).
-        models: ``"conventional"`` and ``"equivariant"`` to a model, see :func:`equilib.equivariance.run_model`.
-        size: pixels that the networks take; all rotations act after this crop.
-        angle_step: degrees between the angles at which the networks are run.
-        patch, degrees: the teaching default; without ``degrees``, three steps.
-    """
-    degrees = 3 * angle_step if degrees is None else degrees
-    angles = list(range(0, 361, angle_step))
-    curves: dict[int, dict[str, list[float]]] = {}
-
-    def cropped(index):
-        return crop(torch.from_numpy(images[index : index + 1]).permute(0, 3, 1, 2), size)
-
-    def draw(patch: int, degrees: int):
-        if patch not in curves:  # the angle moves often, the networks need to run once a patch
-            turned = torch.cat([rotate(normalize(cropped(patch)), angle) for angle in angles])
-            curves[patch] = {
-                kind: run_model(model, turned).softmax(1)[:, 1].tolist() for kind, model in models.items()
-            }
-        shown = rotate(cropped(patch).float() / 255, degrees).clamp(0, 1)[0]
-        shown = shown * disc_mask(size) + (1 - disc_mask(size))
-        return figures.probability_against_angle(
-            shown.permute(1, 2, 0).numpy(), angles, curves[patch], degrees, int(labels[patch])
-        )
-
-    return Explorer(
-        draw,
-        {
-            "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
-            "degrees": ipywidgets.IntSlider(degrees, 0, 360, angle_step, description="rotation [°]"),
-        },
-        description="A patch rotated by {degrees} degrees, and both networks' probability of tumour against the angle",
-        shown={"patch": range(min(4, len(images)))},
-    )
 
 
 def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
@@ -74,7 +20,7 @@ def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
         block: the teaching default.
     """
     layers: dict[str, list[str]] = {}
-    for name, module in before.named_modules():
+    for name, _ in before.named_modules():
         if name.endswith(".conv") and "block" in name:
             layers.setdefault(name.split(".")[1], []).append(name)
 
@@ -118,8 +64,11 @@ def blended_scales(folded, images, *, layer: str, share: float = 0.0) -> Explore
         weight, error, real = at(round(share, 2))
         note = f"change of the logits, in standard deviations: FP32 {real:.0e}, INT8 {error:.3f}"
         return figures.weights_on_grid(
-            weight.numpy(), weight.abs().max().item() / 127, weight[weakest].flatten().numpy(),
-            title=f"{layer.removeprefix('features.')}, {100 * share:.0f} % of the way to equalized scales", note=note,
+            weight.numpy(),
+            weight.abs().max().item() / 127,
+            weight[weakest].flatten().numpy(),
+            title=f"{layer.removeprefix('features.')}, {100 * share:.0f} % of the way to equalized scales",
+            note=note,
         )
 
     slider = ipywidgets.FloatSlider(share, min=0, max=1, step=0.1, description="equalized", continuous_update=False)
@@ -159,19 +108,26 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
     def draw(spread: float):
         values = ", ".join(f"{name} {row[spreads.index(spread)]:.1e}" for name, row in curves.items())
         return figures.curves(
-            spreads, curves, title=f"Logits change by: {values}", xlabel="spread of the scales [factors of 2, standard deviation]",
-            ylabel="change of logits / std", marked=spread, log=True,
+            spreads,
+            curves,
+            title=f"Logits change by: {values}",
+            xlabel="spread of the scales [factors of 2, standard deviation]",
+            ylabel="change of logits / std",
+            marked=spread,
+            log=True,
         )
 
     slider = ipywidgets.SelectionSlider(options=spreads, value=spread, description="spoil")
-    return Explorer(draw, {"spread": slider}, description="Change of the logits against the spread of random channel scales")
+    return Explorer(
+        draw, {"spread": slider}, description="Change of the logits against the spread of random channel scales"
+    )
 
 
 def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int = 8) -> Explorer:
     """Accuracy against the bits of the weights, for chosen bits of the activations.
 
     Args:
-        accuracies: from :func:`equilib.experiment.bit_width_accuracies`.
+        accuracies: from :func:`equilib.deploy.bit_width_accuracies`.
         fp32: for each network, its accuracy in FP32.
         weight_bits, activation_bits: the teaching default.
     """
@@ -181,47 +137,22 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
         rows = {kind: [100 * row[bit, activation_bits] for bit in bits] for kind, row in accuracies.items()}
         now = ", ".join(f"{kind} {100 * row[weight_bits, activation_bits]:.0f} %" for kind, row in accuracies.items())
         return figures.curves(
-            bits, rows, title=f"{weight_bits}-bit weights, {activation_bits}-bit activations: {now}", xlabel="bits of the weights",
-            ylabel="accuracy [%]", marked=weight_bits, references={f"{k}, FP32": 100 * v for k, v in fp32.items()},
+            bits,
+            rows,
+            title=f"{weight_bits}-bit weights, {activation_bits}-bit activations: {now}",
+            xlabel="bits of the weights",
+            ylabel="accuracy [%]",
+            marked=weight_bits,
+            references={f"{k}, FP32": 100 * v for k, v in fp32.items()},
         )
 
     return Explorer(
         draw,
         {
             "weight_bits": ipywidgets.SelectionSlider(options=bits, value=weight_bits, description="weights"),
-            "activation_bits": ipywidgets.SelectionSlider(options=bits, value=activation_bits, description="activations"),
+            "activation_bits": ipywidgets.SelectionSlider(
+                options=bits, value=activation_bits, description="activations"
+            ),
         },
         description="Accuracy against the bits of the weights, with {activation_bits}-bit activations",
-    )
-
-
-def hashed_answers(images: np.ndarray, sessions: Mapping[str, Model], *, size: int, patch: int = 0, degrees: int = 90) -> Explorer:
-    """Turn a patch by 90 degrees and compare the INT8 logits, to the bit, with those of the unturned patch.
-
-    Args:
-        images: (N, 96, 96, 3) uint8 patches.
-        sessions: ``"conventional"`` and ``"equivariant"`` to an INT8 model.
-        size: pixels that the networks take.
-        patch, degrees: the teaching default.
-    """
-
-    def draw(patch: int, degrees: int):
-        square = crop(torch.from_numpy(images[patch : patch + 1]).permute(0, 3, 1, 2), size)
-        rows = []
-        for kind, model in sessions.items():
-            before, after = (run_model(model, normalize(rotate(square.float(), angle))) for angle in (0, degrees))
-            digest = hashlib.sha256(after.numpy().tobytes()).hexdigest()[:12]
-            logits = ", ".join(f"{value:+.5f}" for value in after[0].tolist())
-            rows.append((kind, logits, digest, "identical" if torch.equal(before, after) else "different"))
-        turned = rotate(square, degrees)[0].permute(1, 2, 0).numpy() / 255
-        return figures.rotated_answers(turned, degrees, rows)
-
-    return Explorer(
-        draw,
-        {
-            "patch": ipywidgets.IntSlider(patch, 0, len(images) - 1, description="patch", continuous_update=False),
-            "degrees": ipywidgets.SelectionSlider(options=[0, 90, 180, 270], value=degrees, description="rotation [°]"),
-        },
-        description="A patch turned by {degrees} degrees, and the INT8 logits of both networks with their hashes",
-        shown={"patch": range(min(6, len(images)))},
     )

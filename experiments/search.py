@@ -1,6 +1,6 @@
 """The search for a recipe: for each network the same list of variations, judged on validation patches alone.
 
-    python benchmarks/search.py --data DATA --folder RUNS [--only PART …] [--run NAME] [--list] [--table]
+    python experiments/search.py --data DATA --folder RUNS [--only PART …] [--run NAME] [--list] [--table]
 
 Writes one JSON a run to results/search/.  Start it again and it goes on.  Test patches are never looked at here.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 import readme
 import torch
 
-from equilib.experiment import environment, read_results
 from equilib.mobilenet import KINDS, MobileNetConfig
-from equilib.training import TrainConfig, train, write_json
+from equilib.results import environment, read_results, write_json
+from equilib.training import TrainConfig, train
 
 RESULTS = Path(__file__).parent.parent / "results" / "search"
 PATCHES, EPOCHS, VALID = 1000, 30, 1500
@@ -30,7 +30,10 @@ VARIATIONS = {
     # Statistics of batch normalization from patches that were not turned (and so not blurred by interpolation).
     "stain0.1_any_angle_recalibrated": {"stain": 0.1, "any_angle": 1.0, "recalibrate": 512},
     "stain0.1_any_angle_recalibrated_lr1e-2": {
-        "stain": 0.1, "any_angle": 1.0, "recalibrate": 512, "learning_rate": 1e-2
+        "stain": 0.1,
+        "any_angle": 1.0,
+        "recalibrate": 512,
+        "learning_rate": 1e-2,
     },
     "stain0.1_recalibrated_lr1e-2": {"stain": 0.1, "recalibrate": 512, "learning_rate": 1e-2},
     # Half of the patches are not turned, and stay sharp.
@@ -58,7 +61,10 @@ def runs(group: str, width: float, divisor: int | None = None) -> dict[str, Trai
     found = {}
     for name, changes in VARIATIONS.items():
         network = MobileNetConfig(
-            width=width, group=group, divisor=divisor, **{key: value for key, value in changes.items() if key in ARCHITECTURE}
+            width=width,
+            group=group,
+            divisor=divisor,
+            **{key: value for key, value in changes.items() if key in ARCHITECTURE},
         )
         recipe = {key: value for key, value in changes.items() if key not in ARCHITECTURE}
         for kind in KINDS:
@@ -76,7 +82,7 @@ def execute(name: str, config: TrainConfig, data: str, folder: Path) -> None:
         {
             "config": config.to_dict() | {"data": Path(data).name},
             "command": (
-                f"python benchmarks/search.py --data DATA --folder RUNS --group {network.group} "
+                f"python experiments/search.py --data DATA --folder RUNS --group {network.group} "
                 f"--width {network.width:g} {divisor}--run {name}"
             ),
             "environment": environment(),

@@ -1,0 +1,99 @@
+"""Figures of many runs: accuracy against patches, parameters and angles, and the scatter over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from equilib.figures.style import Figure, styles_by_kind
+
+
+def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+    """Test accuracy against the number of training patches: every run a dot, mean and standard deviation a bar.
+
+    Args:
+        accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
+    """
+    figure, ax = _runs_with_bars(accuracies, apart=1.04)  # so that bars at the same size stand side by side
+    ax.set(
+        title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)",
+        xlabel="training patches",
+    )
+    sizes = sorted({size for row in accuracies.values() for size in row})
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.minorticks_off()
+    return figure
+
+
+def accuracy_by_parameters(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+    """Test accuracy against the number of trainable parameters, each network at several widths.
+
+    Args:
+        accuracies: for each network, for each number of parameters, the accuracy (0 to 1) of each run.
+    """
+    figure, ax = _runs_with_bars(accuracies)
+    ax.set(
+        title="Accuracy on test patches, each network at several widths (bars and dots as above)",
+        xlabel="trainable parameters",
+    )
+    return figure
+
+
+def _runs_with_bars(accuracies: Mapping[str, Mapping[int, Sequence[float]]], apart: float = 1.0) -> tuple[Figure, Axes]:
+    """Accuracy of runs on a logarithmic axis; each network's points stand a factor `apart` to the right of the one's before."""
+    styles = styles_by_kind(accuracies)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    ax = figure.subplots()
+    for index, (name, row) in enumerate(accuracies.items()):
+        style = styles[name]
+        values = [100 * np.asarray(row[size]) for size in sorted(row)]
+        spread = [value.std(ddof=1) if len(value) > 1 else 0.0 for value in values]
+        x = np.array(sorted(row)) * apart ** (index - (len(accuracies) - 1) / 2)
+        ax.errorbar(x, [value.mean() for value in values], spread, label=name, capsize=4, markersize=7, **style)
+        for position, value in zip(x, values):
+            ax.plot(
+                np.full(len(value), position * 1.012),
+                value,
+                linestyle="none",
+                marker=".",
+                color=style["color"],
+                alpha=0.6,
+            )
+    ax.set(ylabel="accuracy [%]", xscale="log")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure, ax
+
+
+def accuracy_by_angle(
+    degrees: Sequence[float],
+    turned: Mapping[str, Sequence[float]],
+    control: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+) -> Figure:
+    """Accuracy against the rotation of the test patches, and beside it that of patches turned there and back again.
+
+    Args:
+        degrees: of the rotations, from 0 to less than 360; the value at 360 is that at 0.
+        turned: for each network, the accuracy (0 to 1) at each angle.
+        control: the same, of patches that were rotated and rotated back, so interpolated twice and not turned.
+        title: says of how many patches.
+    """
+    styles = styles_by_kind(turned)
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, curves, name in zip(panels, (turned, control), ("turned", "control: turned there and back")):
+        for angle in range(0, 361, 90):
+            ax.axvline(angle, color="0.85", linewidth=1, zorder=0)
+        for network, values in curves.items():
+            style = styles[network] | {"marker": ""}
+            ax.plot(
+                [*degrees, 360], [100 * share for share in (*values, values[0])], label=network, linewidth=1.5, **style
+            )
+        ax.set(title=name, xlabel="rotation of the test patches [degrees]", xticks=range(0, 361, 90))
+    panels[0].set_ylabel("accuracy [%]")
+    panels[1].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure

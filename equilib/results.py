@@ -1,0 +1,173 @@
+"""Results on disk: JSON files written whole or not at all, those that come with the project, and tables of them.
+
+Reading results needs neither torch nor Lightning; nothing here imports another module of the library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from uuid import uuid4
+
+from equilib import __version__
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the same folder, which becomes ``path`` at the end of the block.
+
+    The file appears whole or not at all: where the block raises, what it wrote is removed.  Several processes may write
+    the same file at once; the last one's stays.
+    """
+    path = Path(path)
+    # Made by the caller's own open(), unlike those of tempfile, so that it has the permissions of any other file.
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    """Write a JSON file whole or not at all; lists of numbers take one line."""
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[\n\s+([^][{}\"]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    with written_whole(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def read_results(path: str | Path) -> dict:
+    """The contents of a results file; raises FileNotFoundError or ValueError that names it."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; the README says which command makes it")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON file ({error})") from error
+
+
+def shipped_folder(name: str = "") -> Path:
+    """The folder of results that come with the project, or one inside it.
+
+    Raises:
+        FileNotFoundError: there is none of this name.
+    """
+    package = Path(__file__).parent
+    # An installed package carries them inside; in a checkout they stand beside the package.
+    for folder in (package / "shipped", package.parent / "results"):
+        if (folder / name).is_dir():
+            return folder / name
+    raise FileNotFoundError(f"no folder of results named {name!r}: they come with a checkout or an installed package")
+
+
+def _shipped(name: str, pattern: str) -> Path:
+    there = {path.stem: path for path in shipped_folder().glob(pattern)}
+    if name not in there:
+        raise FileNotFoundError(f"no results named {name!r}; there are {sorted(there)}")
+    return there[name]
+
+
+def shipped_results(name: str) -> dict:
+    """The contents of one of the results that come with the project, by its file name without ``.json``."""
+    return read_results(_shipped(name, "*.json"))
+
+
+def shipped_checkpoint(name: str) -> Path:
+    """The checkpoint of a trained network that comes with the project, by its file name without ``.pt``.
+
+    ``checkpoints.json`` says of each what it was trained on, by which command, and its sha256.
+    :func:`equilib.training.shipped_network` loads it.
+
+    Raises:
+        ValueError: the file is not the one that was shipped.
+    """
+    return _verified(_shipped(name, "*.pt"), "sha256")
+
+
+def shipped_int8(name: str) -> Path:
+    """The INT8 model (ONNX) of a trained network that comes with the project; for :func:`equilib.device.session`.
+
+    Those of the networks trained on real patches are there; :func:`equilib.deploy.deploy` makes one of any other.
+
+    Raises:
+        ValueError: the file is not the one that was shipped.
+    """
+    return _verified(_shipped(name, "*.onnx"), "int8 sha256")
+
+
+def _verified(path: Path, entry: str) -> Path:
+    expected = shipped_results("checkpoints")[path.stem][entry]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise ValueError(f"{path} is damaged (its sha256 is not {expected[:12]}…): restore it from the repository")
+    return path
+
+
+def environment() -> dict[str, str]:
+    """Versions, processor and git revision, for a JSON of results."""
+    import torch
+
+    packages = ("torch", "e2cnn", "lightning", "onnx", "onnxruntime", "numpy")
+    return {
+        "equilib": __version__,
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + (" with VNNI" if has_vnni() else ""),
+        "threads": str(torch.get_num_threads()),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{package: version(package) for package in packages},
+    }
+
+
+def _revision() -> str:
+    """The git revision of this checkout; "unknown" where there is none."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def has_vnni(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
+    """Whether this processor adds products of bytes in 32 bits (VNNI on x86); False where the system does not say."""
+    try:
+        flags = next(line for line in Path(cpuinfo).read_text().splitlines() if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        return False
+    return "avx512_vnni" in flags or "avx_vnni" in flags
+
+
+def markdown_table(rows: list[dict]) -> str:
+    """Rows as a Markdown table: accuracies (0 to 1) in percent, errors in scientific notation, counts as they are."""
+
+    def text(key, value):
+        if not isinstance(value, float):
+            return f"{value:,}" if isinstance(value, int) else str(value)
+        return f"{100 * value:.1f} %" if "accuracy" in key or "flips" in key else f"{value:.1e}"
+
+    header = list(rows[0])
+    lines = [header, ["---"] * len(header)] + [[text(key, row[key]) for key in header] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,97 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from equilib import device, results, training
+from equilib.deploy import deploy
+from equilib.equivariance import relative_difference, run_model
+from equilib.mobilenet import count_parameters
+
+SHIPPED = Path(__file__).parent.parent / "results"
+
+
+def test_results_are_read_without_the_training_stack():
+    code = "import sys, equilib.study; print([name for name in ('torch', 'lightning', 'e2cnn') if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(SHIPPED.parent)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("before")
+    with pytest.raises(KeyboardInterrupt), results.written_whole(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.txt", "before")]
+    with results.written_whole(path) as one, results.written_whole(path) as two:
+        one.write_text("one"), two.write_text("two")
+        assert path.read_text() == "before"
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.txt", "one")]
+
+
+def test_shipped_results():
+    contents = results.shipped_results("pcam-subset-4k_C12_width1")
+    assert contents["data"]["label"].startswith("PCam subset")
+    with pytest.raises(FileNotFoundError, match="no results named 'x'"):
+        results.shipped_results("x")
+
+
+def test_results_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="x.json is missing"):
+        results.read_results(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match="x.json is no JSON"):
+        results.read_results(tmp_path / "x.json")
+
+
+def test_shipped_networks_are_verified(tmp_path, monkeypatch):
+    names = results.shipped_results("checkpoints")
+    assert len(names) >= 2
+    for name in names:
+        network = training.shipped_network(name)
+        assert not network.training and count_parameters(network) > 0
+    damaged = tmp_path / f"{name}.pt"
+    damaged.write_bytes(b"half a file")
+    monkeypatch.setattr(results, "_shipped", lambda n, pattern: damaged if pattern == "*.pt" else SHIPPED / f"{n}.json")
+    with pytest.raises(ValueError, match="is damaged.*restore it"):
+        training.shipped_network(name)
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match="no results named 'none'; there are"):
+        training.shipped_network("none")
+
+
+def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monkeypatch):
+    names = [name for name, entry in results.shipped_results("checkpoints").items() if "int8 sha256" in entry]
+    assert names
+    for name in names:
+        shipped = run_model(device.session(results.shipped_int8(name)), tissue)
+        made = run_model(deploy(training.shipped_network(name), tmp_path / "made.onnx").session, tissue)
+        # Made anew on another processor, a weight may fall on the other side of a rounding.
+        assert relative_difference(made, shipped) < 0.05
+    damaged = tmp_path / f"{name}.onnx"
+    damaged.write_bytes(b"half a file")
+    monkeypatch.setattr(
+        results, "_shipped", lambda n, pattern: damaged if pattern == "*.onnx" else SHIPPED / f"{n}.json"
+    )
+    with pytest.raises(ValueError, match="is damaged.*restore it"):
+        results.shipped_int8(name)
+
+
+def test_json_comes_back_and_lists_of_numbers_take_one_line(tmp_path):
+    values = {"a": [1, 2.5, -3e-7], "b": [], "c": ["x, [1]", "\n"], "d": [{"e": [1, 2]}, [[3], [4, 5]]], "f": None}
+    results.write_json(tmp_path / "x.json", values)
+    assert json.loads((tmp_path / "x.json").read_text()) == values
+    assert '"a": [1, 2.5, -3e-07],' in (tmp_path / "x.json").read_text()
+
+
+def test_vnni_is_read_from_the_flags_and_else_not_assumed(tmp_path):
+    for flags, expected in {"fpu avx2 avx512_vnni": True, "avx2 avx_vnni sse": True, "avx2 avx512f": False}.items():
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+        assert results.has_vnni(tmp_path / "cpuinfo") is expected
+    (tmp_path / "cpuinfo").write_text("processor : 0\nFeatures : asimddp\n")
+    assert not results.has_vnni(tmp_path / "cpuinfo") and not results.has_vnni(tmp_path / "nowhere")
