@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,12 @@ import numpy as np
 from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
-from equilib.results import shipped_int8, shipped_results
+from equilib.results import shipped_folder, shipped_int8, shipped_results
 from equilib.synthetic import cache_root
 from equilib.tissue import draw_patch
 
 PAGE = Path(__file__).parent / "page"
+ROOT = PAGE.parents[2]
 SIZE = 95
 # Of the same channels, multiply-accumulates and file size: what differs is the sharing of weights.
 START = {"equivariant": "pcam_C4_w0.35_20000_seed0", "conventional": "pcam_conventional_w0.35_20000_seed0"}
@@ -61,11 +63,9 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
     output = Path(output)
     course = "../index.html"
     if notebooks is None:
-        address = course = repository(PAGE.parents[2])
-        notebooks = {
-            path.name[:2]: f"{address}/blob/main/notebooks/{path.name}"
-            for path in sorted((PAGE.parents[2] / "notebooks").glob("*.ipynb"))
-        }
+        address = course = _address()
+        paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+        notebooks = {path.name[:2]: f"{address}/blob/main/notebooks/{path.name}" for path in paths}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
         folder = Path(temporary) / "page"
@@ -92,6 +92,13 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
             shutil.rmtree(output)
         os.replace(folder, output)
     return output
+
+
+def _address() -> str:
+    """The repository's address; an installed package knows it, too."""
+    if (ROOT / "pyproject.toml").is_file():
+        return repository(ROOT)
+    return metadata("equilib").get_all("Project-URL")[0].rpartition(" ")[2]
 
 
 def node_modules() -> Path:
@@ -142,6 +149,15 @@ def describe(name: str) -> dict[str, str]:
     }
 
 
+def _seen(name: str) -> str | None:
+    """Which turns a network was shown in training, where its run is among the shipped results."""
+    run = next(shipped_folder().glob(f"*/{name.removeprefix('pcam_')}.json"), None)
+    if run is None:
+        return None
+    config = json.loads(run.read_text())["model"]["config"]
+    return "any angle" if config["any_angle"] else "quarter turns" if config["augmentation"] else None
+
+
 def _networks(folder: Path) -> list[dict]:
     folder.mkdir()
     networks = []
@@ -157,6 +173,7 @@ def _networks(folder: Path) -> list[dict]:
                 "file": f"networks/{source.name}",
                 "bytes": source.stat().st_size,
                 "data": entry["data"],
+                "seen": _seen(name),
             }
         )
     return networks

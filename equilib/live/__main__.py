@@ -36,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(folder: Path, port: int) -> None:
     """Serve the folder on this machine alone, until it is interrupted."""
-    with ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=folder)) as server:
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=folder))
+    except OSError as error:
+        raise LivePageError(f"port {port} cannot be used ({error.strerror}): name another with --port") from error
+    with server:
         print(f"open http://localhost:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()

@@ -11,9 +11,9 @@ const STEP = 10; // degrees between two points of the ring: 36 of them
 const SNAP = 2.5; // degrees within which a drag stops at a quarter turn
 const $ = (id) => document.getElementById(id);
 
-const manifest = await (await fetch("manifest.json")).json();
 const state = { picture: null, degrees: 0 };
 const slots = ["first", "second"].map((name, index) => ({ name, index, network: new Network(), own: null }));
+const manifest = await (await fetch("manifest.json")).json(); // while the networks' threads start
 const ring = new Ring($("ring"), ["first", "second"]);
 const library = []; // the page's own pictures, read once
 const embedded = new URLSearchParams(location.search).has("embed"); // the first step alone, in the course's start page
@@ -158,6 +158,7 @@ function showRing() {
     turns: slot.turns.map(bits),
   }));
   $("ring-notice").textContent = words.ringNotice(curves);
+  $("seen-notice").textContent = words.seenNotice(slots.map((slot) => ({ title: title(slot), seen: slot.about.seen })));
   $("ring").setAttribute("aria-label", `Probability of tumour against angle. ${words.ringNotice(curves)}`);
 }
 

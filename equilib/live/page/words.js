@@ -39,6 +39,13 @@ export function ringNotice(curves) {
   }).join(" ");
 }
 
+/** What the networks were shown in training; nothing where we do not know it of both. */
+export function seenNotice(networks) {
+  if (networks.some(({ seen }) => !seen)) return "";
+  const each = networks.map(({ title, seen }) => `«${title}» was shown patches turned by ${seen}`);
+  return `While they were trained, ${each.join(", and ")}. To be shown turns helps on average; only to be built for them promises something for a single patch.`;
+}
+
 export function bitsNotice(columns) {
   return columns.map(({ title, same }) => {
     const others = same.filter((equal) => !equal).length;
