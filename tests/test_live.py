@@ -385,6 +385,37 @@ def test_nothing_leaves_the_address_and_a_first_visit_is_small(opened, address, 
 
 
 @pytest.mark.slow
+def test_a_command_prints_times_and_sizes(browser, address, folder):  # noqa: F811
+    from equilib.live.measure import answers, size
+
+    page = browser.new_page()
+    (network, *_) = json.loads((folder / "manifest.json").read_text())["networks"]
+    (line,) = answers(page, address, [network], count=2)
+    assert re.match(rf"{re.escape(network['title'])}: [\d.]+ ms an answer \(median of 2", line)
+    assert re.match(r"first visit: 4\.\d\d MB", size(folder)[0])
+    page.close()
+
+
+@pytest.mark.slow
+def test_the_folder_is_served_on_this_machine(folder, monkeypatch):
+    import threading
+    from urllib.request import urlopen
+
+    from equilib.live import __main__ as command
+
+    said, ready = [], threading.Event()
+    monkeypatch.setattr("builtins.print", lambda *words, **_: (said.append(words[0]), ready.set()))
+    threading.Thread(target=command.serve, args=(folder, 0), daemon=True).start()
+    assert ready.wait(10)
+    address = re.search(r"http://localhost:(\d+)/", said[0])
+    with urlopen(f"http://127.0.0.1:{address[1]}/rotation.js") as answer:
+        assert answer.read() == (live.PAGE / "rotation.js").read_bytes()
+        assert answer.headers.get_content_type() == "text/javascript"
+    with pytest.raises(live.LivePageError, match="--port"):
+        command.serve(folder, int(address[1]))
+
+
+@pytest.mark.slow
 def test_after_the_first_visit_it_works_without_a_network(browser, folder):  # noqa: F811
     context = browser.new_context()
     page = context.new_page()

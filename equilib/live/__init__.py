@@ -211,17 +211,14 @@ def _version(package: str) -> str:
 
 
 def first_load(folder: str | Path) -> list[Path]:
-    """The files that a first visit loads: all but the networks that only the menu asks for, and what is for people only."""
+    """The files that a first visit loads and keeps: all but the networks that only the menu asks for."""
     folder = Path(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    started = {network["file"] for network in manifest["networks"] if network["name"] in manifest["start"].values()}
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.suffix != ".txt"
-        and (path.suffix != ".onnx" or str(path.relative_to(folder)) in started)
+    started = [
+        folder / network["file"] for network in manifest["networks"] if network["name"] in manifest["start"].values()
     ]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if path.suffix != ".onnx" or path in started]
 
 
 def _write_precache(folder: Path, manifest: dict) -> None:

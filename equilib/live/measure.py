@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,19 +20,18 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-ANSWERS = 60
 # The page's own modules, with nothing else computing beside them.
 TIMES = """
-async ([file, answers]) => {
+async ([file, count]) => {
   const { Network } = await import(new URL("network.js", location.href).href);
   const network = new Network();
   const started = performance.now();
   await network.open(await (await fetch(file)).arrayBuffer(), file);
   const opening = performance.now() - started;
   const input = new Float32Array(3 * network.size ** 2);
-  for (let i = 0; i < answers; i++) await network.run(() => input);
+  for (let i = 0; i < count; i++) await network.run(() => input);
   network.milliseconds = [];
-  for (let i = 0; i < answers; i++) await network.run(() => input);
+  for (let i = 0; i < count; i++) await network.run(() => input);
   network.worker.terminate();
   return [network.median, Math.min(...network.milliseconds), opening];
 }
@@ -75,34 +73,51 @@ def report(folder: Path) -> str:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise LivePageError("measuring needs Playwright: pip install playwright") from error
-    networks = json.loads((folder / "manifest.json").read_text())["networks"]
-    lines = []
     with served(folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
         page = browser.new_page()
-        page.goto(f"{address}/")
-        page.locator("#all .row").first.wait_for(timeout=120_000)
-        page.locator("html[data-computed]").wait_for(timeout=120_000)
-        for name, words in (
-            ("answered", "both networks have answered, after"),
-            ("ring", "36 angles"),
-            ("control", "36 angles and the control"),
-        ):
-            times = page.evaluate(
-                "name => performance.getEntriesByName(name).map(e => e.duration || e.startTime)", name
-            )
-            time = times[0] if name == "answered" else max(times)
-            lines.append(f"{words}: {time / 1000:.2f} s")
-        for network in networks:
-            # A page of the same address that computes nothing.
-            page.goto(f"{address}/manifest.json")
-            median, least, opening = page.evaluate(TIMES, [network["file"], ANSWERS])
-            lines.append(
-                f"{network['title']}: {median:.1f} ms an answer (median of {ANSWERS}; least {least:.1f}), {opening:.0f} ms to open"
-            )
+        networks = json.loads((folder / "manifest.json").read_text())["networks"]
+        lines = opening(page, address) + answers(page, address, networks) + size(folder)
         browser.close()
-    files = first_load(folder)
-    lines.append(f"first visit: {sum(map(compressed, files)) / 1e6:.2f} MB compressed, {len(files)} files")
-    others = [path for path in folder.rglob("*.onnx") if path not in files]
-    lines.append(f"with the other networks of the menu: {sum(map(compressed, [*files, *others])) / 1e6:.2f} MB")
     return "\n".join(lines)
+
+
+def opening(page, address: str) -> list[str]:
+    """One line for each time of the page as it opens; ``page`` is one of Playwright's."""
+    page.goto(f"{address}/")
+    page.locator("html[data-computed]").wait_for(timeout=120_000)
+    script = "name => performance.getEntriesByName(name).map(entry => entry.duration || entry.startTime)"
+    (first, *_), ring, control = (page.evaluate(script, name) for name in ("answered", "ring", "control"))
+    return [
+        f"both networks have answered {first / 1000:.2f} s after the page was asked for",
+        f"36 angles: {max(ring) / 1000:.2f} s, with the control {max(control) / 1000:.2f} s, both networks at once",
+    ]
+
+
+def answers(page, address: str, networks: Iterable[dict], *, count: int = 60) -> list[str]:
+    """One line for each network: the time of an answer, with nothing else computing.
+
+    Args:
+        page: of Playwright.
+        address: of the live page.
+        networks: entries of its ``manifest.json``.
+        count: answers that are timed, after as many that are not.
+    """
+    page.goto(f"{address}/manifest.json")  # of the same address, and computes nothing
+    lines = []
+    for network in networks:
+        median, least, opened = page.evaluate(TIMES, [network["file"], count])
+        times = f"{median:.1f} ms an answer (median of {count}, least {least:.1f}), {opened:.0f} ms to open"
+        lines.append(f"{network['title']}: {times}")
+    return lines
+
+
+def size(folder: Path) -> list[str]:
+    """What a first visit loads, and what the whole menu would."""
+    first = first_load(folder)
+    others = [path for path in folder.rglob("*.onnx") if path not in first]
+    total = sum(map(compressed, first))
+    return [
+        f"first visit: {total / 1e6:.2f} MB compressed, {len(first)} files",
+        f"with the other networks of the menu: {(total + sum(map(compressed, others))) / 1e6:.2f} MB",
+    ]

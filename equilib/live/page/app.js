@@ -247,6 +247,7 @@ function choose(picture) {
   $("about").textContent = words.aboutPicture(picture.about);
   for (const thumb of $("thumbs").children) thumb.setAttribute("aria-pressed", thumb.picture === picture);
   for (const slot of slots) slot.turns = slot.now = null;
+  showBits();
   turn(state.degrees);
   for (const slot of slots) if (slot.network.size) sweep(slot);
 }
@@ -273,6 +274,7 @@ async function put(slot, about, bytes = null, name = about.title) {
 
 /** Everything that a network has to answer, what the reader looks at first. */
 async function compute(slot) {
+  if (slot.network.size > state.picture.n) choose(library[0]); // it takes more pixels than the reader's picture has
   follow(slot);
   await sweep(slot);
   sweepAll(slot);
@@ -415,4 +417,9 @@ async function start() {
   if ("serviceWorker" in navigator) await navigator.serviceWorker.register("sw.js", { updateViaCache: "none" });
 }
 
-await start();
+try {
+  await start();
+} catch (error) {
+  $("notice").textContent = `This page could not start: ${error.message} It needs a browser of 2024 or newer, with WebAssembly.`;
+  throw error;
+}

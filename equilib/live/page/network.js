@@ -8,20 +8,21 @@ export class Network {
   constructor() {
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.#answered(data);
-    this.worker.onerror = (event) => this.#answered({ error: `The network's thread could not start (${event.message}).` });
+    this.worker.onerror = (event) => this.#broke(event.message ?? "its files did not load");
     this.queue = [];
     this.current = null;
+    this.failure = null;
     this.milliseconds = [];
   }
 
   /** Load ONNX bytes; a file that does not fit leaves the network before in place. */
   async open(bytes, name) {
     try {
-      const { size } = await this.#ask({ bytes }, [bytes], true);
+      const { size } = await this.#ask(() => ({ bytes }), [bytes], true);
       this.size = size;
       this.milliseconds = [];
     } catch (error) {
-      throw new WrongFile(`«${name}» ${error.message}`);
+      throw this.failure ?? new WrongFile(`«${name}» ${error.message}`);
     }
   }
 
@@ -49,6 +50,7 @@ export class Network {
 
   #ask(message, transfer, first, group) {
     return new Promise((resolve, reject) => {
+      if (this.failure) throw this.failure;
       const job = { message, transfer, group, resolve, reject };
       if (first) this.queue.unshift(job);
       else this.queue.push(job);
@@ -57,17 +59,29 @@ export class Network {
   }
 
   #next() {
-    if (this.current || this.queue.length === 0) return;
-    this.current = this.queue.shift();
-    const { message, transfer } = this.current;
-    this.worker.postMessage(typeof message === "function" ? message() : message, transfer);
+    while (!this.current && this.queue.length > 0) {
+      const job = this.queue.shift();
+      try {
+        this.worker.postMessage(job.message(), job.transfer);
+        this.current = job;
+      } catch (error) {
+        job.reject(error);
+      }
+    }
   }
 
   #answered({ result, error }) {
     const job = this.current;
     this.current = null;
-    if (error) job?.reject(new Error(error));
-    else job?.resolve(result);
+    if (error) job.reject(new Error(error));
+    else job.resolve(result);
     this.#next();
+  }
+
+  #broke(words) {
+    this.failure = new Error(`The thread of a network could not start (${words}).`);
+    for (const job of [this.current, ...this.queue]) job?.reject(this.failure);
+    this.current = null;
+    this.queue = [];
   }
 }
