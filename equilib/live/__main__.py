@@ -23,9 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = build(options.folder)
         if options.measure:
-            from equilib.live.measure import report
+            from equilib.live.measure import chromium, report
 
-            print(report(folder))
+            with chromium() as browser:
+                print(report(browser, folder))
         else:
             serve(folder, options.port)
     except (LivePageError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -60,25 +61,41 @@ def compressed(path: Path) -> int:
     return len(gzip.compress(path.read_bytes(), 9))
 
 
-def report(folder: Path) -> str:
-    """Median milliseconds of an answer of each network in headless Chromium, and compressed bytes of a first visit.
+@contextmanager
+def chromium() -> Iterator:
+    """A headless browser of Playwright's, with the system's Chromium.
 
     Raises:
         LivePageError: Chromium or Playwright is missing.
     """
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
         raise LivePageError("measuring needs Chromium: install the package chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise LivePageError("measuring needs Playwright: pip install playwright") from error
-    with served(folder) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def report(browser, folder: Path, *, count: int = 60) -> str:
+    """Median milliseconds of an answer of each network, and compressed bytes of a first visit.
+
+    Args:
+        browser: see :func:`chromium`.
+        folder: of the live page.
+        count: answers of each network that are timed, after as many that are not.
+    """
+    networks = json.loads((folder / "manifest.json").read_text())["networks"]
+    with served(folder) as address:
         page = browser.new_page()
-        networks = json.loads((folder / "manifest.json").read_text())["networks"]
-        lines = opening(page, address) + answers(page, address, networks) + size(folder)
-        browser.close()
+        lines = opening(page, address) + answers(page, address, networks, count) + size(folder)
+        page.close()
     return "\n".join(lines)
 
 
@@ -94,15 +111,8 @@ def opening(page, address: str) -> list[str]:
     ]
 
 
-def answers(page, address: str, networks: Iterable[dict], *, count: int = 60) -> list[str]:
-    """One line for each network: the time of an answer, with nothing else computing.
-
-    Args:
-        page: of Playwright.
-        address: of the live page.
-        networks: entries of its ``manifest.json``.
-        count: answers that are timed, after as many that are not.
-    """
+def answers(page, address: str, networks: Iterable[dict], count: int) -> list[str]:
+    """One line for each network of ``manifest.json``: the time of an answer, with nothing else computing."""
     page.goto(f"{address}/manifest.json")  # of the same address, and computes nothing
     lines = []
     for network in networks:
