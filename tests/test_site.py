@@ -91,7 +91,7 @@ def test_pages_are_legible_on_a_phone_in_the_dark_and_lead_on(browser, pages):  
     page = browser.new_page(viewport={"width": 390, "height": 840}, color_scheme="dark")
     page.goto(f"{pages}/index.html")
     page.wait_for_function("() => document.body.dataset.mdColorScheme === 'slate'")
-    for name in ("index", *NAMES, "glossary", "results", "instructors", "library", "reference/fields"):
+    for name in ("index", *NAMES, "glossary", "results", "runs", "instructors", "library", "reference/fields"):
         page.goto(f"{pages}/{name}.html")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} is wider than a phone"
     page.set_viewport_size({"width": 1300, "height": 900})

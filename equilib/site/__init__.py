@@ -32,7 +32,7 @@ CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.S)
 LIVE = "equilib/live/README.md"  # links to it lead to the page itself
 THEME = Path(__file__).parent / "theme"
 # Sections of the README that are pages of their own; the others stand together on «The library».
-PAGES = {"For instructors": ("instructors.md", "For instructors"), "Results": ("results.md", "Results")}
+PAGES = {"Results": "results.md", "For instructors": "instructors.md"}
 START = ("", "The idea in ten lines", "Notebooks")
 
 
@@ -197,50 +197,55 @@ def build(paths: Iterable[Path], output: Path) -> None:
     import mkdocs.config
 
     paths, output = [Path(path) for path in paths], Path(output).resolve()
-    address = repository(ROOT)
-    names = {path.stem for path in paths}
+    names, address = {path.stem for path in paths}, repository(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         docs = Path(temporary) / "docs"
-        (docs / "reference").mkdir(parents=True)
         shutil.copytree(THEME, docs / "assets", ignore=shutil.ignore_patterns("*.yml"))
         shutil.copyfile(live.PAGE / "icon.svg", docs / "assets" / "icon.svg")
         shutil.copyfile(ROOT / "notebooks" / "turning_field.gif", docs / "turning_field.gif")
-        try_it = _live_page(docs / "try", {path.name[:2]: f"../{path.stem}.html" for path in paths})
-
-        def write(target: str, text: str, folder: str = "") -> str:
-            (docs / target).write_text(rewrite_links(math_to_mathml(text), folder, names, address, with_live=try_it))
-            return target
-
-        parts = sections((ROOT / "README.md").read_text())
-        titles = {
-            name: title for title, name in re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", parts["Notebooks"])
-        }
-        chapters = []
+        with_live = _live_page(docs / "try", {path.name[:2]: f"../{path.stem}.html" for path in paths})
+        for name, (text, folder) in _prose(with_live).items():
+            text = rewrite_links(math_to_mathml(text), folder, names, address, with_live=with_live)
+            (docs / name).write_text(text)
         with _frames_wanted():
             for path in paths:
                 print(f"running {path.name}", flush=True)
-                (docs / f"{path.stem}.md").write_text(
-                    page(execute(path), path.stem, docs, names, address, with_live=try_it)
-                )
-                chapters.append({titles.get(path.stem, path.stem.replace("_", " ")): f"{path.stem}.md"})
-        nav: list[dict] = [{"Start": write("index.md", start_page(parts, try_it))}]
-        nav += [{"Try it": "try/index.html"}] if try_it else []
-        nav += [{"Course": [*chapters, {"Glossary": "glossary.md"}]}]
-        write("glossary.md", (ROOT / "notebooks" / "glossary.md").read_text(), "notebooks")
-        for heading, (target, title) in PAGES.items():
-            if heading in parts:
-                nav.append({title: write(target, f"# {heading}\n{parts[heading]}")})
-        others = [heading for heading in parts if heading not in (*PAGES, *START)]
-        library = "# The library\n" + "".join(f"\n## {heading}\n{parts[heading]}" for heading in others)
+                text = page(execute(path), path.stem, docs, names, address, with_live=with_live)
+                (docs / f"{path.stem}.md").write_text(text)
         modules = reference(ROOT / "equilib")
-        for target, text in modules.items():
-            (docs / target).write_text(text)
-        nav.append(
-            {"Library": [{"Use it": write("library.md", library)}, *({Path(name).stem: name} for name in modules)]}
-        )
-
-        settings = dict(docs_dir=str(docs), site_dir=str(output), nav=nav)
+        (docs / "reference").mkdir()
+        for name, text in modules.items():
+            (docs / name).write_text(text)
+        settings = dict(docs_dir=str(docs), site_dir=str(output), nav=_bar(paths, modules, with_live))
         mkdocs.commands.build.build(mkdocs.config.load_config(str(THEME / "mkdocs.yml"), **settings))
+
+
+def _prose(with_live: bool) -> dict[str, tuple[str, str]]:
+    """The pages that are written by hand: name to Markdown and the folder of the project that it comes from."""
+    parts = sections((ROOT / "README.md").read_text())
+    others = [heading for heading in parts if heading not in (*PAGES, *START)]
+    return {
+        "index.md": (start_page(parts, with_live), ""),
+        **{name: (f"# {heading}\n{parts[heading]}", "") for heading, name in PAGES.items()},
+        "library.md": ("# The library\n" + "".join(f"\n## {heading}\n{parts[heading]}" for heading in others), ""),
+        "runs.md": ((ROOT / "results" / "README.md").read_text().replace("# Results", "# All runs", 1), "results"),
+        "glossary.md": ((ROOT / "notebooks" / "glossary.md").read_text(), "notebooks"),
+    }
+
+
+def _bar(paths: list[Path], modules: Iterable[str], with_live: bool) -> list[dict]:
+    """What the bar and the side bar show."""
+    links = re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", (ROOT / "README.md").read_text())
+    titles = {name: title for title, name in links}
+    chapters = [{titles.get(path.stem, path.stem.replace("_", " ")): f"{path.stem}.md"} for path in paths]
+    return [
+        {"Start": "index.md"},
+        *([{"Try it": "try/index.html"}] if with_live else []),
+        {"Course": [*chapters, {"Glossary": "glossary.md"}]},
+        {"Results": [{"Results": PAGES["Results"]}, {"All runs": "runs.md"}]},
+        {"Library": [{"Use it": "library.md"}, *({Path(name).stem: name} for name in modules)]},
+        {"For instructors": PAGES["For instructors"]},
+    ]
 
 
 def _live_page(folder: Path, notebooks: dict[str, str]) -> bool:

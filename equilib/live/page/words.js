@@ -15,7 +15,7 @@ export function change(degrees, now, upright, same) {
 /** The sentence below the cards. Each answer: {title, now, upright, same}. */
 export function notice(degrees, answers) {
   if (degrees % 360 === 0) {
-    return "Drag the tissue, or move the slider, and watch the two dots on the ring.";
+    return "Drag the tissue, or move the slider. The ring around it is the answer at every angle: the further out, the more probable a tumour. The two dots show where you are.";
   }
   const each = answers.map(({ title, now, upright, same }) => {
     if (degrees % 90 === 0 && same) return `«${title}» gives the same bits as upright.`;
