@@ -145,9 +145,10 @@ def choose_picture(page, file):
 
 
 def choose_network(page, slot, name):
-    page.evaluate("slot => { document.querySelector(`[data-slot='${slot}']`).dataset.degrees = '' }", slot)
+    title = live.describe(name)["title"]
     page.locator(f'[data-slot="{slot}"] select').select_option(name)
-    page.locator(f'[data-slot="{slot}"]:not([data-degrees=""])').wait_for(timeout=30_000)
+    page.locator(f"#legend-{slot}", has_text=re.compile(f"^{re.escape(title)}$")).wait_for(timeout=30_000)
+    page.locator(f'[data-slot="{slot}"][data-degrees]').wait_for(timeout=30_000)
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ async function sweep(slot) {
   if (!current()) return;
   performance.measure("ring", { start: started });
   showRing();
+  showAnswer(slot); // by now the time of an answer is known better
   const controls = [...Array(count).keys()].map(async (i) => {
     const logits = TURNS.includes(i * STEP) ? turns[0] : await ask(() => picture.thereAndBack(settings(slot), i * STEP));
     if (!current()) return;
@@ -76,7 +77,9 @@ async function sweep(slot) {
     ring.draw(slot.index, "control", slot.control);
   });
   await Promise.all(controls);
-  if (current()) performance.measure("control", { start: started });
+  if (!current()) return;
+  performance.measure("control", { start: started });
+  showAnswer(slot);
 }
 
 /** All real patches at the four turns: once for each network. */
@@ -242,11 +245,17 @@ function turn(degrees) {
   });
 }
 
+/** What a network has said of another picture, or another network of this one. */
+function forget(slot) {
+  slot.now = slot.turns = null;
+  delete slot.card.root.dataset.degrees;
+}
+
 function choose(picture) {
   state.picture = picture;
   $("about").textContent = words.aboutPicture(picture.about);
   for (const thumb of $("thumbs").children) thumb.setAttribute("aria-pressed", thumb.picture === picture);
-  for (const slot of slots) slot.turns = slot.now = null;
+  slots.forEach(forget);
   showBits();
   turn(state.degrees);
   for (const slot of slots) if (slot.network.size) sweep(slot);
@@ -266,7 +275,8 @@ async function put(slot, about, bytes = null, name = about.title) {
   }
   const size = bytes.byteLength;
   await slot.network.open(bytes, name);
-  Object.assign(slot, { about: { ...about, bytes: size }, own: about.name ? null : name, now: null, turns: null });
+  Object.assign(slot, { about: { ...about, bytes: size }, own: about.name ? null : name });
+  forget(slot);
   slot.card.select.value = about.name ?? "own";
   slot.card.words.textContent = about.words ?? "a file of your own";
   $(`legend-${slot.index}`).textContent = title(slot);
