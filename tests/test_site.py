@@ -41,6 +41,11 @@ def test_links_lead_to_pages_or_to_the_repository():
     assert f"({address}/blob/main/notebooks/03_y.ipynb)" in out
 
 
+def skip_without_npm():
+    if shutil.which("npm") is None and not os.environ.get("CI"):
+        pytest.skip("no npm on this machine")
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "site"
@@ -107,6 +112,26 @@ def test_pages_are_legible_on_a_phone_in_the_dark_and_lead_on(browser, pages):  
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "names"), [("light", (NAMES[0], "results")), ("dark", ("index", NAMES[1], "reference/fields"))]
+)
+def test_an_accessibility_checker_finds_nothing_serious(browser, pages, scheme, names):  # noqa: F811
+    skip_without_npm()
+    axe = (live.node_modules() / "axe-core" / "axe.min.js").read_text()
+    page = browser.new_page(color_scheme=scheme)
+    for name in names:
+        page.goto(f"{pages}/{name}.html")
+        page.evaluate(axe)
+        # The live page inside has a test of its own.
+        found = page.evaluate("axe.run(document, { iframes: false }).then(({ violations }) => violations)")
+        serious = [
+            (issue["id"], issue["nodes"][0]["html"]) for issue in found if issue["impact"] in ("serious", "critical")
+        ]
+        assert not serious, name
+    page.close()
+
+
+@pytest.mark.slow
 def test_docstrings_become_a_reference_whose_links_lead_on(browser, pages):  # noqa: F811
     page = browser.new_page()
     page.goto(f"{pages}/reference/fields.html")
@@ -122,8 +147,7 @@ def test_docstrings_become_a_reference_whose_links_lead_on(browser, pages):  # n
 
 @pytest.mark.slow
 def test_the_start_page_begins_with_the_live_page(browser, pages):  # noqa: F811
-    if shutil.which("npm") is None and not os.environ.get("CI"):
-        pytest.skip("no npm on this machine")
+    skip_without_npm()
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
     page.goto(f"{pages}/index.html")
     frame = page.frame_locator("iframe.live")

@@ -14,3 +14,11 @@ for (const frame of document.querySelectorAll("iframe.live")) {
   new MutationObserver(fit).observe(document.body, { attributeFilter: ["data-md-color-scheme"] });
   fit();
 }
+
+/** What the theme leaves out for those who read by ear or keyboard. */
+document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
+addEventListener("load", () => {
+  for (const wide of document.querySelectorAll(".md-typeset__scrollwrap, .md-typeset pre > code, .md-typeset pre, math[display='block']")) {
+    if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+  }
+});
