@@ -1,14 +1,15 @@
 /** The page: what the reader turns and chooses, and what follows from it. */
 
+import { dragToTurn } from "./drag.js";
 import { Network } from "./network.js";
 import { readPicture, WrongFile } from "./picture.js";
 import { Ring } from "./ring.js";
 import { hexadecimal, inDisc, probability, toBytes } from "./rotation.js";
+import { bitsTable, patchRow } from "./tables.js";
 import * as words from "./words.js";
 
 const TURNS = [0, 90, 180, 270];
 const STEP = 10; // degrees between two points of the ring: 36 of them
-const SNAP = 2.5; // degrees within which a drag stops at a quarter turn
 const $ = (id) => document.getElementById(id);
 
 const state = { picture: null, degrees: 0 };
@@ -167,72 +168,28 @@ function showRing() {
 
 function showBits() {
   const ready = slots.filter((slot) => slot.turns);
-  $("bits").replaceChildren(...ready.map((slot) => {
-    const table = document.createElement("table");
-    table.className = slot.name;
-    table.createCaption().textContent = title(slot);
-    const head = table.createTHead().insertRow();
-    for (const text of ["turn", "no tumour", "tumour", "as upright?"]) {
-      const cell = head.appendChild(document.createElement("th"));
-      cell.scope = "col";
-      cell.textContent = text;
-    }
-    const body = table.createTBody();
-    slot.turns.forEach((logits, i) => {
-      const row = body.insertRow();
-      const equal = same(logits, slot.turns[0]);
-      row.dataset.equal = equal;
-      const angle = row.appendChild(document.createElement("th"));
-      angle.scope = "row";
-      angle.textContent = `${TURNS[i]}°`;
-      for (const logit of logits) row.insertCell().append(code(hexadecimal(logit)));
-      row.insertCell().textContent = i === 0 ? "" : equal ? "= same bits" : "≠ other bits";
-    });
-    return table;
-  }));
-  $("bits-notice").textContent = words.bitsNotice(ready.map((slot) => ({
+  const columns = ready.map((slot) => ({
+    name: slot.name,
     title: title(slot),
-    same: slot.turns.slice(1).map((logits) => same(logits, slot.turns[0])),
-  })));
-}
-
-function code(text) {
-  const element = document.createElement("code");
-  element.textContent = text;
-  return element;
+    rows: slot.turns.map((logits, i) => ({
+      degrees: TURNS[i],
+      numbers: [...logits].map(hexadecimal),
+      same: same(logits, slot.turns[0]),
+    })),
+  }));
+  $("bits").replaceChildren(...columns.map(bitsTable));
+  $("bits-notice").textContent = words.bitsNotice(columns);
 }
 
 function showAll(patches) {
   const ready = slots.filter((slot) => slot.ranges);
   $("all").replaceChildren(...patches.map((picture, i) => {
-    const row = document.createElement("button");
-    row.type = "button";
-    row.className = "row";
-    row.dataset.tumour = picture.about.tumour;
+    const answers = ready.map((slot) => ({ name: slot.name, title: title(slot), turns: slot.ranges[i] }));
+    const row = patchRow(picture.about, answers);
     row.addEventListener("click", () => choose(picture));
-    const image = document.createElement("img");
-    Object.assign(image, { src: picture.about.file, alt: "", width: 34, height: 34 });
-    const truth = span("truth", picture.about.tumour ? "tumour" : "no tumour");
-    const track = span("track");
-    const spoken = [];
-    for (const slot of ready) {
-      const [low, high] = [Math.min(...slot.ranges[i]), Math.max(...slot.ranges[i])];
-      const range = track.appendChild(span(`range ${slot.name}`));
-      range.style.setProperty("--low", low);
-      range.style.setProperty("--high", high);
-      spoken.push(`${title(slot)} ${words.percent(low)}${high > low ? ` to ${words.percent(high)}` : ""}`);
-    }
-    row.append(image, truth, track, span("hidden", spoken.join(", ")));
     return row;
   }));
   $("all-notice").textContent = words.allNotice(ready.map((slot) => ({ title: title(slot), ranges: slot.ranges })));
-}
-
-function span(name, text = "") {
-  const element = document.createElement("span");
-  element.className = name;
-  element.textContent = text;
-  return element;
 }
 
 // --- what the reader does ---
@@ -357,23 +314,7 @@ function listen() {
   for (const button of document.querySelectorAll("[data-turn]")) {
     button.addEventListener("click", () => turn(Number(button.dataset.turn)));
   }
-  const canvas = $("tissue");
-  const towards = ({ clientX, clientY }) => {
-    const box = canvas.getBoundingClientRect();
-    return (Math.atan2(box.top + box.height / 2 - clientY, clientX - box.left - box.width / 2) * 180) / Math.PI;
-  };
-  let grip = null;
-  canvas.addEventListener("pointerdown", (event) => {
-    grip = towards(event) - state.degrees;
-    canvas.setPointerCapture(event.pointerId);
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (grip === null) return;
-    const free = (((towards(event) - grip) % 360) + 360) % 360;
-    const quarter = 90 * Math.round(free / 90);
-    turn(Math.abs(free - quarter) < SNAP ? quarter : Math.round(free));
-  });
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (grip = null));
+  dragToTurn($("tissue"), () => state.degrees, turn);
 
   const files = { "choose-picture": "picture-file", "take-picture": "camera-file" };
   for (const [button, input] of Object.entries(files)) $(button).addEventListener("click", () => $(input).click());

@@ -46,9 +46,10 @@ export function seenNotice(networks) {
   return `While they were trained, ${each.join(", and ")}. To be shown turns helps on average; only to be built for them promises something for a single patch.`;
 }
 
+/** @param {{title: string, rows: {same: boolean}[]}[]} columns of the tables */
 export function bitsNotice(columns) {
-  return columns.map(({ title, same }) => {
-    const others = same.filter((equal) => !equal).length;
+  return columns.map(({ title, rows }) => {
+    const others = rows.filter(({ same }) => !same).length;
     return others === 0
       ? `«${title}»: the four turns do not differ in a single bit.`
       : `«${title}»: ${others} of the three turns give other numbers.`;
