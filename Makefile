@@ -12,7 +12,8 @@ NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
 lab: $(STAMP)
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_OPTIONS) notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--LabApp.default_url=/lab/tree/01_feature_fields.ipynb $(LAB_OPTIONS) notebooks
 
 # Two processes with a thread each: on two cores that is faster than one with two, and than two that quarrel over them.
 test: $(STAMP)

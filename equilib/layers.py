@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equilib.field_norm import NormalizeFields
 from equilib.fields import Group, channel_permutation
 from equilib.filters import pixel_basis, steerable_basis
-from equilib.plain import QuarterTurn, Residual
+from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual
 
 DEPTHWISE = ("strict", "fieldwise")
 
@@ -255,6 +255,42 @@ class EquivariantResidual(EquivariantModule):
 
     def export(self) -> Residual:
         return Residual(export_sequence(self.body))
+
+
+class EquivariantDense(EquivariantModule):
+    """The input, cropped by one pixel at each side, and behind it the fields that ``body`` (no padding) makes of it."""
+
+    def __init__(self, body: enn.SequentialModule):
+        super().__init__()
+        self.body, self.crop = body, Crop(1)
+        self.in_type = body.in_type
+        self.out_type = self.in_type + body.out_type
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        return GeometricTensor(torch.cat((self.crop(x.tensor), self.body(x).tensor), 1), self.out_type)
+
+    def evaluate_output_shape(self, input_shape):
+        return (input_shape[0], self.out_type.size, *(n - 2 for n in input_shape[2:]))
+
+    def export(self) -> DenseBlock:
+        return DenseBlock(export_sequence(self.body))
+
+
+class FieldAvgPool(EquivariantModule):
+    """The mean over 2 x 2 pixels, channel by channel: exact under quarter turns where the grid is even."""
+
+    def __init__(self, group: Group, channels: int):
+        super().__init__()
+        self.in_type = self.out_type = regular_type(group, channels)
+
+    def forward(self, x: GeometricTensor) -> GeometricTensor:
+        return GeometricTensor(F.avg_pool2d(x.tensor, 2), self.out_type)
+
+    def evaluate_output_shape(self, input_shape):
+        return (*input_shape[:2], *(n // 2 for n in input_shape[2:]))
+
+    def export(self) -> nn.AvgPool2d:
+        return nn.AvgPool2d(2)
 
 
 def export_sequence(sequence: enn.SequentialModule) -> nn.Sequential:

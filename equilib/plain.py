@@ -120,3 +120,25 @@ class FieldDropout(nn.Dropout1d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.unflatten(1, (-1, self.size))).flatten(1)
+
+
+class Crop(nn.Module):
+    """Leave out ``margin`` pixels at each side: (..., n, n) to (..., n - 2 margin, n - 2 margin)."""
+
+    def __init__(self, margin: int):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., self.margin : -self.margin, self.margin : -self.margin]
+
+
+class DenseBlock(nn.Module):
+    """The input, cropped by one pixel at each side, and behind it what ``body`` (no padding) makes of it."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body, self.crop = body, Crop(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.crop(x), self.body(x)), 1)

@@ -91,3 +91,14 @@ def test_from_export_on_nothing_knows_of_e2cnn():
 @pytest.mark.parametrize("name", ["notebooks", "equilib", "tests", "environment.yml", "data_download.sh", "README.md"])
 def test_top_level(name):
     assert (ROOT / name).exists()
+
+
+def test_the_lab_and_the_containers_open_a_notebook_that_is_there():
+    opened = re.search(r"default_url=/lab/tree/(\S+)", (ROOT / "Makefile").read_text())[1]
+    assert (ROOT / "notebooks" / opened).is_file()
+    container = (ROOT / ".devcontainer/devcontainer.json").read_text()
+    assert f'"notebooks/{opened}"' in container
+    assert (
+        re.search(r'"image": "python:([\d.]+)-', container)[1]
+        == re.search(r"python=([\d.]+)", (ROOT / "environment.yml").read_text())[1]
+    )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from equilib.figures.style import GREY, Figure
+from equilib.figures.style import GREY, RESPONSE, Figure, bare
+from equilib.windows import Windows
 
 
 def operator_chain(operators: Sequence[tuple[str, str]]) -> Figure:
@@ -57,4 +58,31 @@ def rotated_answers(image: np.ndarray, degrees: int, rows: Sequence[Sequence[str
     table.auto_set_font_size(False)
     table.set_fontsize(9)
     table.scale(1, 1.7)
+    return figure
+
+
+def tumour_map(picture: np.ndarray, probabilities: np.ndarray, windows: Windows, *, title: str) -> Figure:
+    """A picture, and beside it the probability of tumour in the middle of each window.
+
+    Args:
+        picture: (height, width, 3), uint8.
+        probabilities: (rows, columns) of windows, 0…1.
+        windows: where they stand.
+    """
+    tall = min(windows.height / windows.width, 2)
+    figure = Figure(figsize=(9, 1 + 4 * tall), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax in (left, right):
+        ax.imshow(picture)
+        bare(ax)
+    left.set_title("the picture", fontsize=10)
+    # Each window stands for the square around its middle that reaches half-way to the next.
+    edges = [starts[0] + (windows.size - windows.stride) / 2 - 0.5 for starts in (windows.columns, windows.rows)]
+    reach = [len(starts) * windows.stride for starts in (windows.columns, windows.rows)]
+    extent = (edges[0], edges[0] + reach[0], edges[1] + reach[1], edges[1])
+    drawn = right.imshow(probabilities, extent=extent, vmin=0, vmax=1, alpha=0.65, **RESPONSE)
+    left.set(xlim=(-0.5, windows.width - 0.5), ylim=(windows.height - 0.5, -0.5))
+    right.set_title(f"each square of {windows.stride} px: the middle of a window of {windows.size} px", fontsize=10)
+    figure.colorbar(drawn, ax=right, label="probability of tumour")
+    figure.suptitle(title)
     return figure

@@ -1,0 +1,138 @@
+"""What to paste into a bug report: versions, processor, runtimes, data, and whether the shipped models answer as they should."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "e2cnn", "lightning", "numpy", "scipy", "h5py", "scikit-image", "matplotlib", "ipywidgets", "onnx")
+NOTEBOOK = ("jupyterlab", "notebook", "nbval", "playwright", "mkdocs")
+# Name for people, distribution, and the extra of this project that installs it.
+RUNTIMES = (
+    ("onnxruntime", "onnxruntime", ""),
+    ("OpenVINO", "openvino", "openvino"),
+    ("ExecuTorch", "executorch", "executorch"),
+)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def report(data: str | Path | None = "data/pcam") -> list[tuple[str, str]]:
+    """Lines of a report, (what, how it is), fit for one screen.  Names no folder but those that equilib itself would use.
+
+    Args:
+        data: folder of PCam's files to look into; None for none.
+    """
+    return list(_lines(data))
+
+
+def as_text(lines: list[tuple[str, str]]) -> str:
+    """The report as two columns."""
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in lines)
+
+
+def _lines(data: str | Path | None) -> Iterator[tuple[str, str]]:
+    from equilib.results import environment
+
+    found = environment()
+    yield "equilib", f"{found['equilib']}, revision {found['revision']}"
+    yield "python", f"{found['python']} ({platform.python_implementation()}), {platform.platform()}"
+    yield "processor", f"{found['processor']}, {found['machine']}, {found['instructions']}, {os.cpu_count()} cores"
+    yield "accelerator", found["accelerator"]
+    yield "packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    yield "notebooks", ", ".join(f"{name} {_version(name)}" for name in NOTEBOOK)
+    for name, distribution, extra in RUNTIMES:
+        yield (
+            name,
+            _version(distribution) + (f" (pip install equilib[{extra}])" if extra and not _there(distribution) else ""),
+        )
+    browser = next((name for name in BROWSERS if shutil.which(name)), None)
+    yield "browser", browser or "no chromium on the path: the browser tests are skipped"
+    yield "budget", _budget()
+    yield "synthetic tissue", _synthetic()
+    if data is not None:
+        yield "PCam", _pcam(Path(data))
+    yield "shipped models", _shipped()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _there(distribution: str) -> bool:
+    return _version(distribution) != "missing"
+
+
+def _budget() -> str:
+    from equilib.budget import current_budget
+
+    try:
+        return current_budget().name
+    except ValueError as error:
+        return str(error)
+
+
+def _synthetic() -> str:
+    from equilib.synthetic import cache_root
+
+    folders = sorted(folder for folder in cache_root().glob("tissue-*") if folder.is_dir())
+    size = sum(file.stat().st_size for folder in folders for file in folder.glob("*.h5")) / 1e6
+    return f"{len(folders)} data sets in the cache, {size:.0f} MB" if folders else "none drawn yet"
+
+
+def _pcam(folder: Path) -> str:
+    from equilib.pcam import SPLITS, PatchFileError, Patches
+
+    found = []
+    for split in SPLITS:
+        try:
+            found.append(f"{split} {len(Patches(folder, split)):,}")
+        except PatchFileError as error:
+            found.append(f"{split}: {error}")
+            break  # one sentence of what to do is enough
+    return "; ".join(found)
+
+
+def _shipped() -> str:
+    """Each shipped INT8 model is whole, runs, and gives the same bits under quarter turns if it should."""
+    import torch
+
+    from equilib.device import session
+    from equilib.results import shipped_int8, shipped_results
+
+    images = torch.rand(2, 3, 95, 95, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    answers = []
+    for name, entry in shipped_results("checkpoints").items():
+        if "int8 sha256" not in entry:
+            continue
+        try:
+            same = _same_bits(session(shipped_int8(name)), images)
+        except (OSError, ValueError, RuntimeError) as error:
+            answers.append(f"{name}: {error}")
+            continue
+        # A conventional network may answer otherwise; an equivariant one that does is a fault of runtime or processor.
+        if not same and not name.startswith("pcam_conventional"):
+            answers.append(f"{name}: its logits change under quarter turns on this processor, which they must not")
+        else:
+            answers.append("")
+    wrong = [answer for answer in answers if answer]
+    return (
+        "; ".join(wrong)
+        or f"{len(answers)} INT8 models, whole; the equivariant ones give the same bits under quarter turns"
+    )
+
+
+def _same_bits(running, images) -> bool:
+    import torch
+
+    from equilib.equivariance import run_model
+
+    upright = run_model(running, images)
+    return all(torch.equal(run_model(running, torch.rot90(images, turns, (-2, -1))), upright) for turns in (1, 2, 3))

@@ -1,0 +1,117 @@
+"""Pictures larger than a patch: the network's answer for window after window, and the map that the answers make.
+
+Windows stand ``stride`` pixels apart, and what is left over at the border is shared by both sides.  It is the question of
+notebook 03 once more, for a kernel as large as a patch: the windows of a turned picture are the turned windows if and only if
+what is left over is even.  Then, where the network gives the same bits under quarter turns, so does the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equilib.equivariance import Model, run_model
+from equilib.pcam import LABEL_WINDOW, normalize
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where square windows stand on a picture.
+
+    Attributes:
+        height, width: of the picture, in pixels.
+        size: of a window, in pixels: what the network takes.
+        stride: from one window to the next, in pixels; by default the side of PCam's label window, so that the squares
+            that are judged lie side by side.
+
+    Raises:
+        ValueError: the picture is smaller than a window, or a stride below 1.
+    """
+
+    height: int
+    width: int
+    size: int
+    stride: int = LABEL_WINDOW
+
+    def __post_init__(self):
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        if min(self.height, self.width) < self.size:
+            raise ValueError(
+                f"a picture of {self.width} x {self.height} pixels is smaller than the network's window of {self.size} x {self.size}"
+            )
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The first pixel row of each row of windows."""
+        return _starts(self.height, self.size, self.stride)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The first pixel column of each column of windows."""
+        return _starts(self.width, self.size, self.stride)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the windows of the picture turned by 90 degrees are these windows, turned."""
+        return all((length - self.size) % self.stride % 2 == 0 for length in (self.height, self.width))
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+
+def _starts(length: int, size: int, stride: int) -> tuple[int, ...]:
+    return tuple(range((length - size) % stride // 2, length - size + 1, stride))
+
+
+def window_batches(picture: np.ndarray, windows: Windows, *, batch_size: int = 64) -> Iterator[Tensor]:
+    """The windows row by row, ready for a network; only one batch of them is in memory at a time.
+
+    Args:
+        picture: (height, width, 3), uint8.
+
+    Yields:
+        (B, 3, size, size), float32, normalised.
+    """
+    if picture.dtype != np.uint8 or picture.shape != (windows.height, windows.width, 3):
+        raise ValueError(
+            f"the picture must be uint8 of shape ({windows.height}, {windows.width}, 3), got {picture.dtype} of {picture.shape}"
+        )
+    places = [(row, column) for row in windows.rows for column in windows.columns]
+    for start in range(0, len(places), batch_size):
+        cut = [
+            picture[row : row + windows.size, column : column + windows.size]
+            for row, column in places[start : start + batch_size]
+        ]
+        yield normalize(torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2))
+
+
+def probability_map(
+    model: Model,
+    picture: np.ndarray,
+    windows: Windows,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[Iterator], Iterator] = iter,
+) -> Tensor:
+    """The probability of tumour in each window.
+
+    Args:
+        model: see :func:`equilib.equivariance.run_model`; two logits.
+        picture: (height, width, 3), uint8.
+        progress: wraps the iterator over batches, such as ``tqdm``.
+
+    Returns:
+        (rows of windows, columns of windows), float32.
+    """
+    batches = progress(window_batches(picture, windows, batch_size=batch_size))
+    logits = torch.cat([run_model(model, batch, batch_size=batch_size) for batch in batches])
+    if logits.ndim != 2 or logits.shape[1] != 2:
+        raise ValueError(f"two logits a window are needed, got shape {tuple(logits.shape)}")
+    # Each window by itself: of equal logits equal bits, wherever in a batch they stood.
+    probabilities = torch.stack([row.softmax(0)[1] for row in logits])
+    return probabilities.view(len(windows.rows), len(windows.columns))
