@@ -7,7 +7,7 @@ export EQUILIB_BUDGET ?= laptop
 # Cells with the tag nbval-check-output must give what is saved, in any budget; the others must run.
 NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 
-.PHONY: lab test notebooks student site repository bench clean
+.PHONY: lab test notebooks student site demo repository bench clean
 .DELETE_ON_ERROR:
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
@@ -29,7 +29,11 @@ student: $(STAMP)
 	$(BIN)/python -m equilib.notebooks student student notebooks/*.ipynb
 	OMP_NUM_THREADS=1 EQUILIB_BUDGET=smoke $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) student
 
-# The course as static pages in site/, sliders included.
+# The live page alone, in build/live, served on this machine; needs npm.
+demo: $(STAMP)
+	$(BIN)/python -m equilib.live build/live $(DEMO_OPTIONS)
+
+# The course as static pages in site/: the live page, notebooks with their sliders, the API reference.
 site: $(STAMP)
 	$(BIN)/python -m equilib.site site notebooks/*.ipynb
 

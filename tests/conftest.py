@@ -1,10 +1,7 @@
-import threading
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 import torch
+
+from equilib.live.measure import served  # noqa: F401 (for the tests of pages)
 
 
 @pytest.fixture(autouse=True)
@@ -21,23 +18,6 @@ def tissue():
         noise = torch.randn(8, 3, size, size, generator=generator)
         images += torch.nn.functional.interpolate(noise, size=(95, 95), mode="bilinear")
     return images / images.std()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
-@contextmanager
-def served(folder):
-    """The address at which a folder is served over HTTP, on this machine only."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def randomize(network, images):

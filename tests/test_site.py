@@ -2,13 +2,14 @@
 
 import os
 import re
+import shutil
 
 import nbformat
 import pytest
 from conftest import served
 from test_browser import ROOT, browser  # noqa: F401 (a fixture)
 
-from equilib import site
+from equilib import live, site
 
 NAMES = ("01_feature_fields", "02_steerable_filters")
 
@@ -26,7 +27,9 @@ def test_every_formula_of_the_course_can_be_drawn(path):
             drawn = site.math_to_mathml(cell.source)
             assert "$" not in site.CODE.sub("", drawn)
             for formula in re.findall(r"<math.*?</math>", drawn, re.S):
-                assert not re.search(r"\\[a-zA-Z]+", re.sub(r"<[^>]+>", "", formula)), "a command that was not understood"
+                assert not re.search(r"\\[a-zA-Z]+", re.sub(r"<[^>]+>", "", formula)), (
+                    "a command that was not understood"
+                )
 
 
 def test_links_lead_to_pages_or_to_the_repository():
@@ -36,6 +39,11 @@ def test_links_lead_to_pages_or_to_the_repository():
     assert "(02_x.md#3-what-a-grid-sees)" in out and f"({address}/blob/main/equilib/fields.py)" in out
     assert f"({address}/tree/main/equilib/widgets)" in out and "(https://x.example)" in out
     assert f"({address}/blob/main/notebooks/03_y.ipynb)" in out
+
+
+def skip_without_npm():
+    if shutil.which("npm") is None and not os.environ.get("CI"):
+        pytest.skip("no npm on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +76,14 @@ def test_sliders_move_without_a_kernel(browser, pages):  # noqa: F811
                 slider.focus()
                 page.keyboard.press("ArrowLeft")  # no default stands at the left end
                 after = picture.get_attribute("src")
-                assert after != before and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                assert (
+                    after != before
+                    and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                )
                 assert slider.get_attribute("aria-valuetext") != words
-                page.wait_for_function("image => image.complete && image.naturalWidth > 300", arg=picture.element_handle())
+                page.wait_for_function(
+                    "image => image.complete && image.naturalWidth > 300", arg=picture.element_handle()
+                )
         assert page.locator("math").count() > 10 and page.locator(".cell-picture img").count() >= 3
         assert page.locator("details:not([open]) pre").count() >= 3, "solutions are folded"
     assert not [url for url in asked if not url.startswith(pages)], "nothing is loaded from elsewhere"
@@ -82,23 +95,96 @@ def test_sliders_move_without_a_kernel(browser, pages):  # noqa: F811
 def test_pages_are_legible_on_a_phone_in_the_dark_and_lead_on(browser, pages):  # noqa: F811
     page = browser.new_page(viewport={"width": 390, "height": 840}, color_scheme="dark")
     page.goto(f"{pages}/index.html")
-    page.wait_for_function("() => document.documentElement.dataset.bsTheme === 'dark'")
-    for name in ("index", *NAMES, "glossary"):
+    page.wait_for_function("() => document.body.dataset.mdColorScheme === 'slate'")
+    for name in ("index", *NAMES, "glossary", "results", "runs", "instructors", "library", "reference/fields"):
         page.goto(f"{pages}/{name}.html")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} is wider than a phone"
     page.set_viewport_size({"width": 1300, "height": 900})
     page.goto(f"{pages}/{NAMES[0]}.html")
-    assert page.locator("a[rel=next]").first.get_attribute("href").endswith(f"{NAMES[1]}.html")
+    assert page.locator(".md-footer__link--next").get_attribute("href").endswith(f"{NAMES[1]}.html")
     page.goto(f"{pages}/{NAMES[1]}.html")
-    assert page.locator("a[rel=prev]").first.get_attribute("href").endswith(f"{NAMES[0]}.html")
-    page.locator("text=Search").first.click()
-    query, found = page.locator("#mkdocs-search-query"), page.locator("#mkdocs-search-results article a")
+    assert page.locator(".md-footer__link--prev").get_attribute("href").endswith(f"{NAMES[0]}.html")
+    query, found = page.locator(".md-search__input"), page.locator(".md-search-result__item a")
+    query.click()
     query.press_sequentially("aliasing")
-    # MkDocs listens for keys only once its index is loaded, so on a slow machine another key is needed.
-    for _ in range(40):
-        query.press("End")
-        page.wait_for_timeout(500)
-        if found.count():
-            break
-    found.first.wait_for(timeout=1000)
+    found.first.wait_for(timeout=30_000)
     page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "names"), [("light", (NAMES[0], "results")), ("dark", ("index", NAMES[1], "reference/fields"))]
+)
+def test_an_accessibility_checker_finds_nothing_serious(browser, pages, scheme, names):  # noqa: F811
+    skip_without_npm()
+    axe = (live.node_modules() / "axe-core" / "axe.min.js").read_text()
+    page = browser.new_page(color_scheme=scheme)
+    for name in names:
+        page.goto(f"{pages}/{name}.html")
+        page.evaluate(axe)
+        # The live page inside has a test of its own.
+        found = page.evaluate("axe.run(document, { iframes: false }).then(({ violations }) => violations)")
+        serious = [
+            (issue["id"], issue["nodes"][0]["html"]) for issue in found if issue["impact"] in ("serious", "critical")
+        ]
+        assert not serious, name
+    page.close()
+
+
+@pytest.mark.slow
+def test_docstrings_become_a_reference_whose_links_lead_on(browser, pages):  # noqa: F811
+    page = browser.new_page()
+    page.goto(f"{pages}/reference/fields.html")
+    assert page.locator("h2#equilib\\.fields\\.rotate").count() == 1
+    assert (
+        "counter-clockwise" in page.locator("main").text_content()
+        and ":func:" not in page.locator("main").text_content()
+    )
+    page.locator("article a.autorefs:has-text('disc_mask')").first.click()
+    assert page.url.endswith("#equilib.fields.disc_mask")
+    page.close()
+
+
+@pytest.mark.slow
+def test_the_start_page_begins_with_the_live_page(browser, pages):  # noqa: F811
+    skip_without_npm()
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
+    page.goto(f"{pages}/index.html")
+    frame = page.frame_locator("iframe.live")
+    frame.locator('[data-slot="0"][data-degrees="0"]').wait_for(timeout=60_000)
+    frame.locator('[data-turn="90"]').click()
+    frame.locator('[data-slot="0"][data-degrees="90"]').wait_for()
+    assert "same bits" in frame.locator("#notice").text_content()
+    assert not frame.locator(".bits").is_visible()
+    inside = page.frames[1]
+    assert inside.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert inside.evaluate("document.body.scrollHeight <= innerHeight + 1"), "no scroll bar inside"
+    page.locator("main a:has-text('page of its own')").click()
+    page.locator("h1", has_text="Turn the tissue").wait_for()
+    assert page.locator("[data-notebook='01']").first.get_attribute("href").endswith(f"{NAMES[0]}.html")
+    page.close()
+
+
+def test_without_npm_the_site_says_in_one_line_how_to_get_the_live_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EQUILIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert site._live_page(tmp_path / "try", {}) is False
+    assert capsys.readouterr().out.count("\n") == 1
+    parts = site.sections((ROOT / "README.md").read_text())
+    text = site.start_page(parts, False)
+    assert "iframe" not in text and "npm" in text and "iframe" in site.start_page(parts, True)
+
+
+def test_every_section_of_the_readme_and_every_module_has_a_place():
+    parts = site.sections((ROOT / "README.md").read_text())
+    assert {*site.PAGES, *site.START} <= set(parts)
+    modules = {f"reference/{path.stem}.md" for path in (ROOT / "equilib").glob("*.py") if not path.name.startswith("_")}
+    packages = {f"reference/{path.parent.name}.md" for path in (ROOT / "equilib").glob("*/__init__.py")}
+    assert set(site.reference(ROOT / "equilib")) == modules | packages
+
+
+def test_links_to_the_live_page_lead_to_it_where_the_site_has_it():
+    link = f"[try it](../{site.LIVE})"
+    assert site.rewrite_links(link, "notebooks", set(), "A", with_live=True) == "[try it](try/index.html)"
+    assert site.rewrite_links(link, "notebooks", set(), "A") == f"[try it](A/blob/main/{site.LIVE})"
+    assert (ROOT / site.LIVE).is_file() and live.PAGE.is_dir()

@@ -1,0 +1,53 @@
+"""Write the live page into a folder, and serve it on this machine or measure it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from equilib.live import LivePageError, build
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, then serve or measure; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m equilib.live", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="what is in it is replaced")
+    parser.add_argument("--port", type=int, default=8000, help="of this machine (default 8000)")
+    parser.add_argument(
+        "--measure", action="store_true", help="print speed and size in headless Chromium instead of serving"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        folder = build(options.folder)
+        if options.measure:
+            from equilib.live.measure import chromium, report
+
+            with chromium() as browser:
+                print(report(browser, folder))
+        else:
+            serve(folder, options.port)
+    except (LivePageError, OSError) as error:
+        print(f"equilib.live: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve the folder on this machine alone, until it is interrupted."""
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=folder))
+    except OSError as error:
+        raise LivePageError(f"port {port} cannot be used ({error.strerror}): name another with --port") from error
+    with server:
+        print(f"open http://localhost:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
