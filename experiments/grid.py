@@ -4,6 +4,7 @@
     python experiments/grid.py train [--plan] --data DATA --folder RUNS [--only 1000]    train and measure what is missing
     python experiments/grid.py again --data DATA --folder RUNS --only C4_w0.35_1000_seed0    does it come out the same?
     python experiments/grid.py ship --folder RUNS --only C4_w0.35_20000_seed0      keep weights and INT8 model in results/
+    python experiments/grid.py tables                                              print all tables, renew the READMEs
 
 `--plan` means the runs of results/PLAN.md, in its order.  One JSON a run.  Start it again and it goes on: runs that have
 their JSON are skipped, the one that was interrupted continues after its last finished epoch.  Several processes with the
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 from runs import RESULTS, PlannedRun, Run, grid_runs, planned_runs
-from tables import again_table
+from tables import again_table, renew
 
 from equilib import device
 from equilib.experiment import data_label, measure, score
@@ -125,6 +126,7 @@ def train_missing(chosen: Sequence[Run | PlannedRun], data: str, folder: Path, l
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("tables", help="print the tables of all results, renew the READMEs")
     for name, summary in (
         ("list", "which runs are done and which are missing"),
         ("train", "train and measure what is missing"),
@@ -151,6 +153,9 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     parser = arguments()
     options = parser.parse_args()
+    if options.command == "tables":
+        renew()
+        return
     runs = planned_runs() if getattr(options, "plan", False) else grid_runs()
     chosen = [run for run in runs if any(part in run.name for part in options.only)]
     if not chosen:

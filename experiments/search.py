@@ -3,7 +3,7 @@
     python experiments/search.py list                                    which runs are done and which are missing
     python experiments/search.py train --data DATA --folder RUNS [--only PART …] [--run NAME]
 
-Writes one JSON a run to results/search/; `python experiments/tables.py` puts them in a table.  Start it again and it goes
+Writes one JSON a run to results/search/; `python experiments/grid.py tables` puts them in a table.  Start it again and it goes
 on.  Test patches are never looked at here.
 """
 

@@ -1,15 +1,29 @@
-"""The tables of the READMEs, from results/: `python experiments/tables.py` prints them and renews the files."""
+"""The tables of the READMEs, from results/; `python experiments/grid.py tables` prints them and renews the files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 
-import readme
 import runs
 
-from equilib import study, study_tables
+from equilib import marks, study, study_tables
 from equilib.experiment import table
 from equilib.results import markdown_table, read_results
+
+README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
+
+
+def page(name: str) -> Path:
+    """The file that holds the marks of this name: the main README has one table, results/README.md the others."""
+    return README if name == "table 1" else ALL
+
+
+def renew() -> None:
+    """Print all tables and put them between their marks."""
+    for name, text in tables().items():
+        print(text, end="\n\n")
+        marks.write(name, text, page(name))
 
 
 def tables() -> dict[str, str]:
@@ -84,9 +98,3 @@ def search_table() -> str:
             f"| {100 * best['valid_accuracy']:.1f} % | {best['train_loss']:.3f} |"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    for mark, text in tables().items():
-        print(text, end="\n\n")
-        readme.write(mark, text)

@@ -10,29 +10,29 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "experiments"))
 import angles  # noqa: E402
 import grid  # noqa: E402
-import readme  # noqa: E402
 import runs as ordered  # noqa: E402
 import search  # noqa: E402
 import tables  # noqa: E402
 
+from equilib import marks  # noqa: E402
 from equilib.variant import ANY_ANGLE  # noqa: E402
 
 
 def test_the_readmes_show_the_grid_and_the_search():
     shown = tables.tables()
-    assert {"table 1", "grid", "ablation", "search"} < set(shown) < set(readme.FILES)
+    assert {"table 1", "grid", "ablation", "search"} < set(shown)
     for name, text in shown.items():
-        assert readme.shown(name) == text, name
+        assert marks.shown(name, tables.page(name)) == text, name
 
 
 def test_tables_are_put_between_their_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("head\n<!-- a: begin -->\nold\n<!-- a: end -->\ntail\n")
-    readme.write("a", "new\nrows", page)
+    marks.write("a", "new\nrows", page)
     assert page.read_text() == "head\n<!-- a: begin -->\nnew\nrows\n<!-- a: end -->\ntail\n"
-    assert readme.shown("a", page) == "new\nrows"
+    assert marks.shown("a", page) == "new\nrows"
     with pytest.raises(ValueError, match="page.md must hold <!-- b: begin -->"):
-        readme.shown("b", page)
+        marks.shown("b", page)
 
 
 def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
