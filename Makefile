@@ -43,7 +43,7 @@ repository: $(STAMP)
 
 # Speed and memory, side by side; takes half an hour, and wants a quiet machine.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/speed.py measure
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from runs import RESULTS
 from torch import Tensor
 
 from equilib import device
@@ -23,9 +24,11 @@ from equilib.mobilenet import exported
 from equilib.pcam import Patches, network_inputs
 from equilib.results import environment, write_json
 from equilib.training import shipped_network
+from equilib.variant import Variant
 
-RESULTS = Path(__file__).parent.parent / "results" / "angles.json"
-NETWORKS = {network: f"pcam_{network}_w0.35_20000_seed0" for network in ("conventional", "C12", "C4")}
+OUTPUT = RESULTS / "angles.json"
+VARIANTS = (Variant("conventional"), Variant("equivariant", "C12"), Variant("equivariant", "C4"))
+NETWORKS = {variant.label: f"pcam_{variant.slug}_20000_seed0" for variant in VARIANTS}
 ANGLES = range(0, 360, 5)
 
 
@@ -70,7 +73,7 @@ def main() -> None:
         models = {name: device.session(file) for name, file in files.items()}
         accuracy = sweep(models, network_inputs(test, range(len(test)), size), labels)
     write_json(
-        RESULTS,
+        OUTPUT,
         {
             "data": {"label": options.label or data_label(options.data), "test": len(test)},
             "command": "python experiments/angles.py --data DATA",

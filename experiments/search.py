@@ -1,25 +1,30 @@
 """The search for a recipe: for each network the same list of variations, judged on validation patches alone.
 
-    python experiments/search.py --data DATA --folder RUNS [--only PART …] [--run NAME] [--list] [--table]
+    python experiments/search.py list                                    which runs are done and which are missing
+    python experiments/search.py train --data DATA --folder RUNS [--only PART …] [--run NAME]
 
-Writes one JSON a run to results/search/.  Start it again and it goes on.  Test patches are never looked at here.
+Writes one JSON a run to results/search/; `python experiments/grid.py tables` puts them in a table.  Start it again and it goes
+on.  Test patches are never looked at here.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import readme
 import torch
+from runs import BATCH_SIZE, RESULTS, VALID_PATCHES
 
+from equilib.fields import Group
 from equilib.mobilenet import KINDS, MobileNetConfig
 from equilib.results import environment, read_results, write_json
 from equilib.training import TrainConfig, train
+from equilib.variant import Variant
 
-RESULTS = Path(__file__).parent.parent / "results" / "search"
-PATCHES, EPOCHS, VALID = 1000, 30, 1500
+FOLDER = RESULTS / "search"
+PATCHES, EPOCHS = 1000, 30
 # What each variation changes in the recipe; the same for both networks.
 VARIATIONS = {
     "base": {},
@@ -51,25 +56,27 @@ VARIATIONS = {
 }
 # These mean nothing to a conventional network.
 EQUIVARIANT_ONLY = {"stain0.1_max", "stain0.1_fieldwise"}
-ARCHITECTURE = {"dropout", "group_pooling", "depthwise"}
+# What of a variation is the network's; the rest is the recipe's.
+NETWORK = {"dropout", "group_pooling"}
 
 
 def runs(group: str, width: float, divisor: int | None = None) -> dict[str, TrainConfig]:
     """Name to configuration (without its data), the variations in order, both networks in turn."""
-    base = dict(train_limit=PATCHES, valid_limit=VALID, epochs=EPOCHS, batch_size=32, learning_rate=3e-3)
+    base = dict(
+        train_limit=PATCHES, valid_limit=VALID_PATCHES, epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=3e-3
+    )
     size = f"{group}_w{width:g}" + (f"_m{divisor}" if divisor else "")
     found = {}
     for name, changes in VARIATIONS.items():
-        network = MobileNetConfig(
-            width=width,
-            group=group,
-            divisor=divisor,
-            **{key: value for key, value in changes.items() if key in ARCHITECTURE},
-        )
-        recipe = {key: value for key, value in changes.items() if key not in ARCHITECTURE}
+        recipe = dict(changes)
+        depthwise = recipe.pop("depthwise", "strict")
+        options = {key: recipe.pop(key) for key in NETWORK & set(recipe)}
         for kind in KINDS:
-            if kind == "equivariant" or name not in EQUIVARIANT_ONLY:
-                found[f"{kind}_{size}_{name}"] = TrainConfig(kind, network, **base | recipe)
+            if kind == "conventional" and name in EQUIVARIANT_ONLY:
+                continue
+            variant = Variant(kind, group, depthwise, width=width, divisor=divisor or Group.parse(group).order)
+            network = MobileNetConfig(**variant.architecture, **options)
+            found[f"{kind}_{size}_{name}"] = TrainConfig(kind, network, **base | recipe)
     return found
 
 
@@ -78,11 +85,11 @@ def execute(name: str, config: TrainConfig, data: str, folder: Path) -> None:
     divisor = f"--divisor {network.divisor} " if network.divisor != network.symmetry.order else ""
     result = train(replace(config, data=data), folder / name, print_epochs=True, accelerator="cpu", devices=1)
     write_json(
-        RESULTS / f"{name}.json",
+        FOLDER / f"{name}.json",
         {
             "config": config.to_dict() | {"data": Path(data).name},
             "command": (
-                f"python experiments/search.py --data DATA --folder RUNS --group {network.group} "
+                f"python experiments/search.py train --data DATA --folder RUNS --group {network.group} "
                 f"--width {network.width:g} {divisor}--run {name}"
             ),
             "environment": environment(),
@@ -92,59 +99,64 @@ def execute(name: str, config: TrainConfig, data: str, folder: Path) -> None:
     )
 
 
-def table() -> str:
-    """The runs that there are, in Markdown: the lowest validation loss, and the accuracy there."""
-    lines = ["| run | epoch | validation loss | validation accuracy | training loss |", "|---|---:|---:|---:|---:|"]
-    for path in sorted(RESULTS.glob("*.json")):
-        contents = read_results(path)
-        best = contents["history"][contents["best_epoch"] - 1]
-        lines.append(
-            f"| {path.stem} | {best['epoch']} of {len(contents['history'])} | {best['valid_loss']:.3f} "
-            f"| {100 * best['valid_accuracy']:.1f} % | {best['train_loss']:.3f} |"
+def train_missing(chosen: Mapping[str, TrainConfig], data: str, folder: Path) -> None:
+    """Train the runs that have no JSON.
+
+    Raises:
+        ValueError: a JSON is there, of another configuration.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, config in chosen.items():
+        done = FOLDER / f"{name}.json"
+        if done.exists():
+            earlier = TrainConfig.from_dict(read_results(done)["config"])
+            if replace(earlier, data=config.data) != config:
+                raise ValueError(f"{done} is of another configuration; move it away to train this one")
+        else:
+            print(name, flush=True)
+            execute(name, config, data, folder)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, summary in (
+        ("list", "say which runs are done and which are missing"),
+        ("train", "train what is missing"),
+    ):
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("--group", default="C4")
+        command.add_argument("--width", type=float, default=0.35)
+        command.add_argument(
+            "--divisor", type=int, help="channels are multiples of it, by default of the group's order"
         )
-    return "\n".join(lines)
+        command.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
+        command.add_argument("--run", help="the run of exactly this name")
+        if name == "train":
+            command.add_argument("--data", required=True, help="folder of the .h5 files")
+            command.add_argument("--folder", type=Path, required=True, help="where the runs keep their checkpoints")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder of the .h5 files")
-    parser.add_argument("--folder", type=Path, help="where the runs keep their checkpoints")
-    parser.add_argument("--group", default="C4")
-    parser.add_argument("--width", type=float, default=0.35)
-    parser.add_argument("--divisor", type=int, help="channels are multiples of it, by default of the group's order")
-    parser.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
-    parser.add_argument("--run", help="the run of exactly this name")
-    parser.add_argument("--list", action="store_true", help="say which runs are done and which are missing")
-    parser.add_argument("--table", action="store_true", help="print the results, renew results/README.md")
+    parser = arguments()
     options = parser.parse_args()
-    if options.table:
-        print(table())
-        readme.write("search", table(), readme.RESULTS)
-        return
     chosen = {
         name: config
         for name, config in runs(options.group, options.width, options.divisor).items()
         if (name == options.run if options.run else any(part in name for part in options.only))
     }
     if not chosen:
-        parser.error("no run has such a name; --list shows them all")
-    if options.list:
+        parser.error("no run has such a name; `list` shows them all")
+    if options.command == "list":
         for name in chosen:
-            print("done   " if (RESULTS / f"{name}.json").exists() else "missing", name)
+            print("done   " if (FOLDER / f"{name}.json").exists() else "missing", name)
         return
-    if not (options.data and options.folder):
-        parser.error("--data and --folder are needed")
     torch.set_num_threads(1)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for name, config in chosen.items():
-        done = RESULTS / f"{name}.json"
-        if done.exists():
-            earlier = TrainConfig.from_dict(read_results(done)["config"])
-            if replace(earlier, data=config.data) != config:
-                parser.error(f"{done} is of another configuration; move it away to train this one")
-        else:
-            print(name, flush=True)
-            execute(name, config, options.data, options.folder)
+    try:
+        train_missing(chosen, options.data, options.folder)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,19 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-sys.path += [str(ROOT / "benchmarks"), str(ROOT / "experiments")]
+sys.path.append(str(ROOT / "benchmarks"))
+import data_path  # noqa: E402
+import fresh  # noqa: E402
 import networks  # noqa: E402
-import readme  # noqa: E402
 import speed  # noqa: E402
 
+from equilib import marks  # noqa: E402
 
-def test_the_readme_shows_the_saved_tables():
+
+def test_the_readmes_show_the_saved_tables():
     saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
-    assert readme.shown("make bench") == speed.tables(saved)
+    assert marks.shown("make bench", ROOT / "benchmarks" / "README.md") == speed.tables(saved)
+    assert marks.shown("latency", ROOT / "README.md") == speed.latency_table(saved)
 
 
 def test_each_part_keeps_the_machine_that_it_was_measured_on():
@@ -32,10 +36,18 @@ def test_every_part_gives_figures():
     rows = speed.training(True) + speed.inference(True)
     assert all(seconds > 0 for row in rows for seconds in row["seconds"].values())
     assert all(row["ratio"]["conventional"] == 1 for row in rows)
-    assert all(row["equilib"] > 0 for row in speed.data_path(True, 0.3))
+    assert all(row["equilib"] > 0 for row in data_path.data_path(True, 0.3))
     assert torch.get_num_threads() == threads
     redrawn = speed.redraw(True)
     assert len(redrawn) == 6 and all(min(row["ms"].values()) > 0 for row in redrawn)
+
+
+@pytest.mark.slow
+def test_parts_in_a_process_of_their_own():
+    assert fresh.in_fresh_process("memory", "equilib", 0.35, "C4")["mib"] > 10
+    assert fresh.in_fresh_process("construction", "equivariant", 0.35, "C4")["build"] > 0
+    with pytest.raises(RuntimeError, match="process failed"):
+        fresh.in_fresh_process("nothing", "equilib", 0.35, "C4")
 
 
 @pytest.mark.parametrize("variant", ["e2cnn, strict", "e2cnn, field-wise"])

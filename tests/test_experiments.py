@@ -10,29 +10,33 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "experiments"))
 import angles  # noqa: E402
 import grid  # noqa: E402
-import readme  # noqa: E402
+import runs as ordered  # noqa: E402
 import search  # noqa: E402
+import tables  # noqa: E402
+
+from equilib import marks  # noqa: E402
+from equilib.variant import ANY_ANGLE  # noqa: E402
 
 
 def test_the_readmes_show_the_grid_and_the_search():
-    for path, tables in grid.tables().items():
-        for name, text in tables.items():
-            assert readme.shown(name, path) == text
-    assert readme.shown("search", readme.RESULTS) == search.table()
+    shown = tables.tables()
+    assert {"table 1", "grid", "ablation", "search"} < set(shown)
+    for name, text in shown.items():
+        assert marks.shown(name, tables.page(name)) == text, name
 
 
 def test_tables_are_put_between_their_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("head\n<!-- a: begin -->\nold\n<!-- a: end -->\ntail\n")
-    readme.write("a", "new\nrows", page)
+    marks.write("a", "new\nrows", page)
     assert page.read_text() == "head\n<!-- a: begin -->\nnew\nrows\n<!-- a: end -->\ntail\n"
-    assert readme.shown("a", page) == "new\nrows"
+    assert marks.shown("a", page) == "new\nrows"
     with pytest.raises(ValueError, match="page.md must hold <!-- b: begin -->"):
-        readme.shown("b", page)
+        marks.shown("b", page)
 
 
 def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
-    runs = grid.runs()
+    runs = ordered.grid_runs()
     assert len({one.name for one in runs}) == len(runs)
     configs = {one.config("data").fingerprint for one in runs}
     assert len(configs) == len(runs)
@@ -40,27 +44,31 @@ def test_the_grid_is_made_of_distinct_runs_that_can_be_built():
     for one in runs:  # all networks of a cell see the same patches in the same order, and have the same channels
         network = one.config("data").network
         channels = tuple(block.outputs for block in network.blocks)
-        cells.setdefault((one.divisor, one.width, one.patches, one.seed), []).append((one.epochs, channels))
+        cells.setdefault((one.variant.divisor, one.variant.width, one.patches, one.seed), []).append(
+            (one.epochs, channels)
+        )
     sizes = {}
     for (divisor, width, patches, _), cell in cells.items():
         sizes.setdefault((divisor, width, patches), set()).add(len(cell))
-    few, *_, most = (patches for patches, _ in grid.SIZES)
-    expected = {(grid.DIVISOR, 0.35): 3, (grid.DIVISOR, 1.0): 3, (grid.DIVISOR, grid.NARROW): 1}
-    assert sizes == {(*key, patches): {count} for key, count in expected.items() for patches, _ in grid.SIZES} | {
-        (grid.ABLATION_DIVISOR, 0.35, few): {len(grid.ABLATION_NETWORKS) + 1},  # and the control
-        (grid.ABLATION_DIVISOR, 0.35, most): {len(grid.ABLATION_CHOSEN)},
+    few, *_, most = (patches for patches, _ in ordered.SIZES)
+    expected = {(ordered.DIVISOR, 0.35): 3, (ordered.DIVISOR, 1.0): 3, (ordered.DIVISOR, ordered.NARROW): 1}
+    assert sizes == {(*key, patches): {count} for key, count in expected.items() for patches, _ in ordered.SIZES} | {
+        (ordered.ABLATION_DIVISOR, 0.35, few): {len(ordered.ABLATION_NETWORKS) + 1},  # and the control
+        (ordered.ABLATION_DIVISOR, 0.35, most): {len(ordered.ABLATION_CHOSEN)},
     }
-    assert set(grid.ABLATION_CHOSEN) < set(grid.ABLATION_NETWORKS)
+    assert set(ordered.ABLATION_CHOSEN) < set(ordered.ABLATION_NETWORKS)
     assert all(len(set(cell)) == 1 for cell in cells.values())
 
 
 def test_the_control_differs_from_the_conventional_network_in_its_recipe_alone():
-    configs = {one.name: one.config("data") for one in grid.runs() if one.divisor == grid.ABLATION_DIVISOR}
-    for seed in grid.SEEDS:
+    configs = {
+        one.name: one.config("data") for one in ordered.grid_runs() if one.variant.divisor == ordered.ABLATION_DIVISOR
+    }
+    for seed in ordered.SEEDS:
         control = configs[f"conventional_any_angle_w0.35_m24_1000_seed{seed}"]
         plain = configs[f"conventional_w0.35_m24_1000_seed{seed}"]
         trained_alike = configs[f"C4_w0.35_m24_1000_seed{seed}"]
-        assert replace(control, **grid.RECIPES["conventional"], any_angle=0.0) == plain
+        assert replace(control, **ordered.RECIPES["conventional"], any_angle=0.0) == plain
         assert replace(control, kind="equivariant") == trained_alike
 
 
@@ -68,8 +76,10 @@ def test_networks_of_the_ablation_can_be_built():
     """…with the same channels, whatever the group; fewer parameters the larger it is, as weights are shared."""
     from equilib.mobilenet import build, count_parameters
 
-    chosen = (grid.ABLATION_DIVISOR, grid.SIZES[0][0], 0)
-    configs = [one.config("data") for one in grid.runs() if (one.divisor, one.patches, one.seed) == chosen]
+    chosen = (ordered.ABLATION_DIVISOR, ordered.SIZES[0][0], 0)
+    configs = [
+        one.config("data") for one in ordered.grid_runs() if (one.variant.divisor, one.patches, one.seed) == chosen
+    ]
     counts = {
         (config.kind, config.network.group, config.network.depthwise): count_parameters(
             build(config.kind, config.network)
@@ -108,3 +118,40 @@ def test_the_search_gives_both_networks_the_same_variations():
         assert config.kind == name.split("_")[0] and twin in runs
         if config.kind == "conventional":
             assert {**config.to_dict(), "kind": ""} == {**runs[twin].to_dict(), "kind": ""}
+
+
+def test_the_plan_is_made_of_distinct_runs_of_one_recipe():
+    runs = ordered.planned_runs()
+    assert len({one.name for one in runs}) == len({one.config("data").fingerprint for one in runs}) == len(runs)
+    assert len(set(ordered.PLAN_NETWORKS.values())) == len(ordered.PLAN_NETWORKS)
+    for one in runs:
+        config = one.config("data")
+        assert (config.any_angle, config.stain, config.recalibrate, config.train_limit) == (1.0, 0.1, 512, 20_000)
+        assert one.variant.of(config.to_dict()) == one.variant
+        assert one.variant.conventional == (one.variant.recipe == ANY_ANGLE), "the usual recipe of equivariant networks"
+
+
+@pytest.mark.parametrize("program", [grid, search])
+def test_the_command_that_a_run_notes_is_understood(program):
+    """What stands in a JSON as «command» starts the same run again."""
+    if program is grid:
+        words = ["train", "--plan", "--data", "DATA", "--folder", "RUNS", "--only", "C4_strict_20000_epochs6_seed0"]
+        assert program.arguments().parse_args(words).plan
+    else:
+        words = [
+            "train",
+            "--data",
+            "DATA",
+            "--folder",
+            "RUNS",
+            "--group",
+            "C4",
+            "--width",
+            "0.35",
+            "--run",
+            "equivariant_C4_w0.35_base",
+        ]
+    options = program.arguments().parse_args(words)
+    assert (options.command, str(options.folder)) == ("train", "RUNS")
+    with pytest.raises(SystemExit):
+        program.arguments().parse_args(["train", "--folder", "RUNS"])

@@ -4,7 +4,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from equilib import study
+from equilib import study, study_tables
+from equilib.variant import ANY_ANGLE, Variant
+
+VARIANTS = (
+    Variant("conventional"),
+    Variant("conventional", "C4", "grouped"),
+    Variant("conventional", recipe=ANY_ANGLE),
+    *(Variant("equivariant", group) for group in ("C1", "C4", "C12", "D12")),
+)
+
+
+def named(network, width=0.35):
+    """The variant of this label."""
+    (found,) = (variant for variant in VARIANTS if variant.label == network)
+    return replace(found, width=width)
 
 
 def run(correct, *, int8=None, network="conventional", seed=0, patches=1000, width=0.35):
@@ -27,7 +41,7 @@ def run(correct, *, int8=None, network="conventional", seed=0, patches=1000, wid
         },
         "int8_identical_under_quarter_turns": 1.0,
     }
-    return study.Run(network, width, patches, seed, "made up", "command", figures)
+    return study.Run(named(network, width), patches, seed, "made up", "command", figures)
 
 
 def coins(seeds, patches, share, offset=0):
@@ -97,24 +111,28 @@ def test_int8_is_paired_with_its_own_fp32():
 
 
 def test_tables_name_every_cell_once():
-    runs = [*coins(2, 100, 0.8), *[replace(r, network="C4") for r in coins(2, 100, 0.8, offset=5)]]
-    runs.append(replace(runs[0], network="C4", patches=4000))  # with no conventional run beside it
-    assert [row["network"] for row in study.accuracy_rows(runs)] == ["conventional", "C4", "C4"]
-    assert [(row["equivariant"], row["patches"]) for row in study.advantage_rows(runs)] == [("C4, width 0.35", "1,000")]
+    runs = [*coins(2, 100, 0.8), *[replace(r, variant=named("C4")) for r in coins(2, 100, 0.8, offset=5)]]
+    runs.append(replace(runs[0], variant=named("C4"), patches=4000))  # with no conventional run beside it
+    assert [row["network"] for row in study_tables.accuracy_rows(runs)] == ["conventional", "C4", "C4"]
+    assert [(row["equivariant"], row["patches"]) for row in study_tables.advantage_rows(runs)] == [
+        ("C4, width 0.35", "1,000")
+    ]
     narrow = run(coins(1, 100, 0.7)[0].correct(), width=0.15)
-    same = {row["conventional"] for row in study.advantage_rows([*runs, narrow])}
+    same = {row["conventional"] for row in study_tables.advantage_rows([*runs, narrow])}
     assert same == {"width 0.15: same parameters", "width 0.35: same channels"}
     narrow.figures["parameters"] = 200  # too many to be comparable
-    assert len(study.advantage_rows([*runs, narrow])) == 1
-    grouped = replace(runs[0], network="conventional, grouped")  # one more to compare with, and no equivariant network
-    assert [row["conventional"] for row in study.advantage_rows([*runs, grouped])] == [
+    assert len(study_tables.advantage_rows([*runs, narrow])) == 1
+    grouped = replace(
+        runs[0], variant=named("conventional, grouped")
+    )  # one more to compare with, and no equivariant network
+    assert [row["conventional"] for row in study_tables.advantage_rows([*runs, grouped])] == [
         "width 0.35: same channels",
         "grouped, width 0.35: same channels",
     ]
-    turned = study.rotation_rows(runs)
+    turned = study_tables.rotation_rows(runs)
     assert len(turned) == 3
     assert (turned[0]["flips at quarter turns, FP32"], turned[0]["flips between, FP32"]) == ("0.0 %", "30.0 %")
-    assert study.accuracy_rows(runs)[0]["seeds"] == "2"
+    assert study_tables.accuracy_rows(runs)[0]["seeds"] == "2"
 
 
 def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
@@ -128,7 +146,7 @@ def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
         rounded([run([1, 1, 0, 0], patches=4000), run([1, 1, 1, 0], patches=4000, seed=1)], 12),
     )
     other = rounded([run([1, 1, 1, 1], network="C4")], 24)
-    first, second, *published = study.table_1([*few, *many], other)
+    first, second, *published = study_tables.table_1([*few, *many], other)
     assert (first["seeds"], first["FP32 [%]"], first["channels, multiples of"]) == ("2", "62.5 ± 17.7", "12")
     assert first["trained on"] == "made up, 4,000 patches"
     assert (second["network"], second["INT8 [%]"], second["channels, multiples of"]) == ("C4", "100.0", "24")
@@ -142,7 +160,7 @@ def test_int8_is_pooled_over_sizes_and_seeds():
         run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000),
         run([1, 1], network="C4"),
     ]
-    first, second = study.int8_rows(runs)
+    first, second = study_tables.int8_rows(runs)
     assert (first["network"], first["runs"], first["INT8 − FP32, all runs [points]"]) == (
         "conventional, width 0.35",
         "2",
@@ -158,7 +176,7 @@ def test_steadiness_is_a_share_of_the_conventional_networks():
             stage: spread | {"flips": 0.0 if stage == "int8" else flips}
             for stage, spread in turned.figures["rotation_spread"].items()
         }
-    (row,) = study.steadiness_rows(runs)
+    (row,) = study_tables.steadiness_rows(runs)
     assert (row["equivariant"], row["patches"], row["flips, FP32"], row["logit moves, INT8"]) == (
         "C12, width 0.35",
         "1,000",
@@ -174,23 +192,69 @@ def test_the_ablation_compares_with_the_conventional_network():
         made.figures["history"] = [{"valid_loss": loss} for loss in (0.7, 0.4, 0.5)]
         return made
 
-    runs = [trained([1, 1, 0, 0], "conventional"), trained([1, 1, 1, 0], "C1"), trained([1, 0, 0, 0], "D12")]
-    rows = {row["network"]: row for row in study.ablation_rows(runs)}
+    once = [trained([1, 1, 0, 0], "conventional"), trained([1, 1, 1, 0], "C1"), trained([1, 0, 0, 0], "D12")]
+    runs = [*once, *(replace(one, seed=1) for one in once)]
+    rows = {row["network"]: row for row in study_tables.ablation_rows(runs)}
     assert rows["conventional"]["minus conventional [points]"] == ""
     assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (+0.0 to")
     assert rows["D12"]["minus conventional [points]"].startswith("-25.0 (")
     assert rows["C1"]["validation loss"] == "0.400"
     control = "minus conventional, any angle [points]"
     assert control not in rows["C1"], "nothing to compare with"
-    rows = {
-        row["network"]: row for row in study.ablation_rows([*runs, trained([1, 1, 1, 1], "conventional, any angle")])
-    }
+    turned = trained([1, 1, 1, 1], "conventional, any angle")
+    rows = {row["network"]: row for row in study_tables.ablation_rows([*runs, turned, replace(turned, seed=1)])}
     assert rows["C1"][control].startswith("-25.0 (") and rows["conventional"][control].startswith("-50.0 (")
     assert rows["conventional, any angle"][control] == ""
     with pytest.raises(ValueError, match="one width and one number of patches"):
-        study.ablation_rows([*runs, replace(runs[0], patches=4000)])
+        study_tables.ablation_rows([*runs, replace(runs[0], patches=4000)])
     with pytest.raises(ValueError, match="a conventional network"):
-        study.ablation_rows(runs[1:])
+        study_tables.ablation_rows(once[1:])
+
+
+def test_one_seed_has_no_interval():
+    """Patches are drawn anew, but what another seed would give nobody knows; the cell says so."""
+    several, one = coins(3, 200, 0.8), [run(r.correct(), network="C4") for r in coins(1, 200, 0.8, offset=9)]
+    assert np.isnan(study.advantage(one, several).between_seeds).all()
+    text = study_tables.difference(study.advantage(one, several))
+    assert text.endswith("(one seed: no interval)") and float(text.split()[0]) == pytest.approx(
+        100 * study.advantage(one, several).mean, abs=0.051
+    )
+    (row,) = study_tables.advantage_rows([*several, *one])
+    assert {row[name] for name in row if "interval" in name} == {"one seed: no interval"}
+
+
+def test_welchs_interval_is_scipys():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    for sizes in ((2, 2), (3, 5), (4, 2)):
+        first, second = (rng.normal(0, spread, size) for spread, size in zip((1, 3), sizes))
+        expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+        assert study.welch(first, second) == pytest.approx((expected.low, expected.high))
+        assert study.welch(first) == pytest.approx(stats.ttest_1samp(first, 0).confidence_interval())
+    assert study.welch([2, 2], [1, 1]) == (1, 1)
+    assert np.isnan(study.welch([2], [1, 1])).all()
+
+
+def test_a_difference_carries_welchs_interval_of_its_seeds():
+    first, second = coins(3, 400, 0.8), coins(3, 400, 0.7, offset=1)
+    found = study.advantage(first, second)
+    means = [[one.correct().mean() for one in side] for side in (first, second)]
+    assert found.between_seeds == study.welch(*means)
+    assert sum(found.between_seeds) / 2 == pytest.approx(found.mean)
+
+
+def test_the_area_under_the_curve_stands_beside_the_accuracy():
+    ours, theirs = (
+        [run([1, 0], network="C4", seed=seed) for seed in (0, 1)],
+        [run([1, 0], seed=seed) for seed in (0, 1)],
+    )
+    for one, area in zip(ours, (0.92, 0.94)):
+        one.figures["accuracy"] = {"fp32": one.figures["accuracy"]["fp32"] | {"auc": area}}
+    (row,) = study_tables.advantage_rows([*ours, *theirs])
+    assert row["AUC, difference"] == "+0.030"
+    low, high = study.welch([0.92, 0.94], [0.9, 0.9])
+    assert row["AUC, 95 % interval, Welch"] == f"{low:+.3f} to {high:+.3f}"
 
 
 def test_files_that_are_no_runs(tmp_path):
@@ -203,7 +267,7 @@ def test_files_that_are_no_runs(tmp_path):
 
 def test_runs_are_read_in_order(tmp_path):
     def write(name, kind, patches, seed, depthwise="strict", **training):
-        network = {"group": "C4", "width": 0.35, "depthwise": depthwise}
+        network = {"group": "C4", "width": 0.35, "depthwise": depthwise, "divisor": 12}
         figures = run([1, 0]).figures | {"config": {"kind": kind, "network": network, **training}}
         contents = {"data": {"label": "x", "train": patches}, "seed": seed, "command": "c", "model": figures}
         (tmp_path / f"{name}.json").write_text(json.dumps(contents))
@@ -270,4 +334,5 @@ def test_accuracy_by_angle_closes_the_circle_and_keeps_styles():
     assert len(set(colors.values())) == 3
     assert {line.get_label(): line.get_color() for line in right.lines if line.get_label() in turned} == colors
     with pytest.raises(ValueError, match="at most 2 conventional"):
-        figures.learning_curve({f"conventional {index}": {1000: [0.5]} for index in range(3)})
+        names = [f"conventional {index}" for index in range(3)]
+        figures.learning_curve({name: {1000: [0.5]} for name in names}, names)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from equilib.figures.style import Figure, styles_by_kind
 
+CONVENTIONAL = ("conventional",)
 
-def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+
+def learning_curve(
+    accuracies: Mapping[str, Mapping[int, Sequence[float]]], conventional: Collection[str] = CONVENTIONAL
+) -> Figure:
     """Test accuracy against the number of training patches: every run a dot, mean and standard deviation a bar.
 
     Args:
         accuracies: for each network, for each number of patches, the accuracy (0 to 1) of each run.
+        conventional: which of them are conventional networks; these are drawn in orange and yellow.
     """
-    figure, ax = _runs_with_bars(accuracies, apart=1.04)  # so that bars at the same size stand side by side
+    figure, ax = _runs_with_bars(
+        accuracies, conventional, apart=1.04
+    )  # so that bars at the same size stand side by side
     ax.set(
         title="Accuracy on test patches (bars: one standard deviation over seeds; dots: the runs)",
         xlabel="training patches",
@@ -27,13 +34,16 @@ def learning_curve(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> F
     return figure
 
 
-def accuracy_by_parameters(accuracies: Mapping[str, Mapping[int, Sequence[float]]]) -> Figure:
+def accuracy_by_parameters(
+    accuracies: Mapping[str, Mapping[int, Sequence[float]]], conventional: Collection[str] = CONVENTIONAL
+) -> Figure:
     """Test accuracy against the number of trainable parameters, each network at several widths.
 
     Args:
         accuracies: for each network, for each number of parameters, the accuracy (0 to 1) of each run.
+        conventional: as for :func:`learning_curve`.
     """
-    figure, ax = _runs_with_bars(accuracies)
+    figure, ax = _runs_with_bars(accuracies, conventional)
     ax.set(
         title="Accuracy on test patches, each network at several widths (bars and dots as above)",
         xlabel="trainable parameters",
@@ -41,9 +51,11 @@ def accuracy_by_parameters(accuracies: Mapping[str, Mapping[int, Sequence[float]
     return figure
 
 
-def _runs_with_bars(accuracies: Mapping[str, Mapping[int, Sequence[float]]], apart: float = 1.0) -> tuple[Figure, Axes]:
+def _runs_with_bars(
+    accuracies: Mapping[str, Mapping[int, Sequence[float]]], conventional: Collection[str], apart: float = 1.0
+) -> tuple[Figure, Axes]:
     """Accuracy of runs on a logarithmic axis; each network's points stand a factor `apart` to the right of the one's before."""
-    styles = styles_by_kind(accuracies)
+    styles = styles_by_kind(accuracies, conventional)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     ax = figure.subplots()
     for index, (name, row) in enumerate(accuracies.items()):
@@ -72,6 +84,7 @@ def accuracy_by_angle(
     control: Mapping[str, Sequence[float]],
     *,
     title: str,
+    conventional: Collection[str] = CONVENTIONAL,
 ) -> Figure:
     """Accuracy against the rotation of the test patches, and beside it that of patches turned there and back again.
 
@@ -80,8 +93,9 @@ def accuracy_by_angle(
         turned: for each network, the accuracy (0 to 1) at each angle.
         control: the same, of patches that were rotated and rotated back, so interpolated twice and not turned.
         title: says of how many patches.
+        conventional: as for :func:`learning_curve`.
     """
-    styles = styles_by_kind(turned)
+    styles = styles_by_kind(turned, conventional)
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for ax, curves, name in zip(panels, (turned, control), ("turned", "control: turned there and back")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib import figure as matplotlib_figure
@@ -47,14 +47,19 @@ def bare(ax) -> None:
     ax.set_yticks([])
 
 
-def styles_by_kind(names: Iterable[str]) -> dict[str, dict]:
-    """Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones."""
+def styles_by_kind(names: Iterable[str], conventional: Collection[str]) -> dict[str, dict]:
+    """Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones.
+
+    Args:
+        names: of all networks.
+        conventional: those of the conventional ones.
+    """
     names = list(names)
     theirs = [style for style in SERIES if style["color"] in (ORANGE, YELLOW)]
     ours = [style for style in SERIES if style["color"] not in (ORANGE, YELLOW)]
     styles = {}
-    for conventional, left in ((True, theirs), (False, ours)):
-        kind = [name for name in names if name.startswith("conventional") == conventional]
+    for is_conventional, left in ((True, theirs), (False, ours)):
+        kind = [name for name in names if (name in conventional) == is_conventional]
         if len(kind) > len(left):
             raise ValueError(
                 f"at most {len(theirs)} conventional and {len(ours)} equivariant networks can be told apart"

@@ -31,9 +31,17 @@ ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.S)
 LIVE = "equilib/live/README.md"  # links to it lead to the page itself
 THEME = Path(__file__).parent / "theme"
-# Sections of the README that are pages of their own; the others stand together on «The library».
-PAGES = {"Results": "results.md", "For instructors": "instructors.md"}
+# A section of the README that is a page of its own; the start page's; the others stand together on «The library».
+RESULTS = "Results"
 START = ("", "The idea in ten lines", "Notebooks")
+ELSEWHERE = ("For instructors",)  # a link to a page that the site has anyway
+# Files of the project that are pages as they are.
+FILES = {
+    "runs.md": "results/README.md",
+    "speed.md": "benchmarks/README.md",
+    "instructors.md": "notebooks/instructors.md",
+    "glossary.md": "notebooks/glossary.md",
+}
 
 
 def math_to_mathml(text: str) -> str:
@@ -62,6 +70,8 @@ def rewrite_links(text: str, folder: str, names: set[str], address: str, *, with
     """
     from markdown.extensions.toc import slugify
 
+    pages = {source: page for page, source in FILES.items()}
+
     def target(match):
         link = match[1]
         if re.match(r"https?:|#", link):
@@ -72,8 +82,10 @@ def rewrite_links(text: str, folder: str, names: set[str], address: str, *, with
         file = Path(inside)
         if file.suffix == ".ipynb" and file.stem in names:
             return f"]({file.stem}.md{anchor})"
-        if inside in ("notebooks/glossary.md", "notebooks/turning_field.gif"):
-            return f"]({file.name}{anchor})"
+        if inside in pages:
+            return f"]({pages[inside]}{anchor})"
+        if inside == "notebooks/turning_field.gif":
+            return f"]({file.name})"
         if inside == LIVE and with_live:
             return "](try/index.html)"
         kind = "tree" if (ROOT / inside).is_dir() else "blob"
@@ -223,13 +235,13 @@ def build(paths: Iterable[Path], output: Path) -> None:
 def _prose(with_live: bool) -> dict[str, tuple[str, str]]:
     """The pages that are written by hand: name to Markdown and the folder of the project that it comes from."""
     parts = sections((ROOT / "README.md").read_text())
-    others = [heading for heading in parts if heading not in (*PAGES, *START)]
+    others = [heading for heading in parts if heading not in (RESULTS, *START, *ELSEWHERE)]
+    files = {name: (ROOT / source) for name, source in FILES.items()}
     return {
         "index.md": (start_page(parts, with_live), ""),
-        **{name: (f"# {heading}\n{parts[heading]}", "") for heading, name in PAGES.items()},
+        "results.md": (f"# {RESULTS}\n{parts[RESULTS]}", ""),
         "library.md": ("# The library\n" + "".join(f"\n## {heading}\n{parts[heading]}" for heading in others), ""),
-        "runs.md": ((ROOT / "results" / "README.md").read_text().replace("# Results", "# All runs", 1), "results"),
-        "glossary.md": ((ROOT / "notebooks" / "glossary.md").read_text(), "notebooks"),
+        **{name: (path.read_text(), str(path.parent.relative_to(ROOT)).strip(".")) for name, path in files.items()},
     }
 
 
@@ -242,9 +254,9 @@ def _bar(paths: list[Path], modules: Iterable[str], with_live: bool) -> list[dic
         {"Start": "index.md"},
         *([{"Try it": "try/index.html"}] if with_live else []),
         {"Course": [*chapters, {"Glossary": "glossary.md"}]},
-        {"Results": [{"Results": PAGES["Results"]}, {"All runs": "runs.md"}]},
+        {"Results": [{"Results": "results.md"}, {"All runs": "runs.md"}, {"Speed": "speed.md"}]},
         {"Library": [{"Use it": "library.md"}, *({Path(name).stem: name} for name in modules)]},
-        {"For instructors": PAGES["For instructors"]},
+        {"For instructors": "instructors.md"},
     ]
 
 

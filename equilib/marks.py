@@ -1,21 +1,20 @@
-"""Tables in Markdown files, between marks, so that a program can renew them and a test can hold them to the figures."""
+"""Tables in Markdown files, between marks, so that a program can renew them and a test can hold them to the figures.
+
+The marks of a name are the comments ``<!-- name: begin -->`` and ``<!-- name: end -->``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-RESULTS = ROOT / "results" / "README.md"
 
-
-def shown(name: str, path: Path = README) -> str:
-    """What stands between the marks of this name."""
+def shown(name: str, path: Path) -> str:
+    """What stands between the marks of this name; raises ValueError where the file does not hold them once each."""
     return _split(name, path)[1].strip()
 
 
-def write(name: str, text: str, path: Path = README) -> None:
-    """Put a text between the marks of this name."""
+def write(name: str, text: str, path: Path) -> None:
+    """Put a text between the marks of this name; raises ValueError where the file does not hold them once each."""
     head, _, tail = _split(name, path)
     path.write_text(f"{head}\n{text}\n{tail}")
 

@@ -1,0 +1,61 @@
+"""Measurements that need a process of their own: `python benchmarks/fresh.py PART NETWORK WIDTH GROUP` prints one JSON object.
+
+Memory is a maximum over the life of a process, and an import happens once in it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def in_fresh_process(part: str, network: str, width: float, group: str) -> dict:
+    """What this file prints of a part, ``"memory"`` or ``"construction"``, run by itself."""
+    command = [sys.executable, __file__, part, network, str(width), group]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"a benchmark's process failed:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def peak_mib() -> float:
+    """The largest resident set of this process so far (Linux: getrusage's figure would include the parent's)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def memory(variant: str, width: float, group: str) -> dict[str, float]:
+    """Growth of the resident set by training, over that of a process that has only imported everything."""
+    import torch
+    from training_step import training_step
+
+    torch.set_num_threads(1)
+    before = peak_mib()
+    step = training_step(variant, width, group)
+    for _ in range(3):
+        step()
+    return {"mib": peak_mib() - before}
+
+
+def construction(kind: str, width: float, group: str) -> dict[str, float]:
+    """Seconds to import the package, and to build a network once its layers are imported."""
+    start = time.perf_counter()
+    import equilib  # noqa: F401
+
+    package = time.perf_counter() - start
+    import equilib.layers  # noqa: F401
+    from equilib.mobilenet import MobileNetConfig, build
+
+    config = MobileNetConfig(width=width, group=group)
+    start = time.perf_counter()
+    build(kind, config)
+    return {"import equilib": package, "build": time.perf_counter() - start}
+
+
+if __name__ == "__main__":
+    name, network, width, group = sys.argv[1:]
+    measured = {"memory": memory, "construction": construction}[name](network, float(width), group)
+    print(json.dumps(measured))

@@ -1,0 +1,120 @@
+"""The tables of what benchmarks/speed.py saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from training_step import BATCH
+
+from equilib.mobilenet import KINDS
+from equilib.results import markdown_table
+
+
+def _by_setting(rows: list[dict], name: str, values: str, text: Callable[[float, float], str]) -> str:
+    """A row a setting and a column a network: ``text`` makes a cell of the value and its ratio to the conventional one."""
+    return markdown_table(
+        [
+            {name: f"{row['group']}, width {row['width']}"}
+            | {variant: text(value, row["ratio"][variant]) for variant, value in row[values].items()}
+            for row in rows
+        ]
+    )
+
+
+def _seconds(value: float, ratio: float) -> str:
+    return f"{value:.2f} s (×{ratio:.2f})"
+
+
+def _mebibytes(value: float, ratio: float) -> str:
+    return f"{value:.0f} MiB (×{ratio:.2f})"
+
+
+def data_table(results: dict) -> str:
+    """Patches a second, by the layout of the file."""
+    theirs = "both files reopened for each patch"
+    return markdown_table(
+        [
+            {
+                "layout of the file": row["layout"],
+                "equilib": f"{row['equilib']:,.0f}",
+                theirs: f"{row[theirs]:,.0f}",
+                "training takes": f"{row['network']:,.0f}",
+            }
+            for row in results["data_path"]
+        ]
+    )
+
+
+def latency_table(results: dict) -> str:
+    """Milliseconds a batch in onnxruntime and megabytes a file, FP32 and INT8."""
+    return markdown_table(
+        [
+            {"FP32 → INT8, one thread": f"{row['group']}, width {row['width']}, batch {size}"}
+            | {
+                kind: "{:.2f} → {:.2f} ms".format(*(latency[f"{kind}, {name}"] for name in ("FP32", "INT8")))
+                for kind in KINDS
+            }
+            | {
+                "file, equivariant": "{:.2f} → {:.2f} MB".format(
+                    *(row["size_mb"][f"equivariant, {name}"] for name in ("FP32", "INT8"))
+                )
+            }
+            for row in results["deployment"]
+            for size, latency in row["latency_ms"].items()
+        ]
+    )
+
+
+def construction_table(results: dict) -> str:
+    """Seconds to build a network."""
+    return markdown_table(
+        [
+            {
+                "construction": f"{row['group']}, width {row['width']}, {row['kind']}",
+                "seconds": f"{row['seconds']['build']:.2f}",
+            }
+            for row in results["construction"]
+        ]
+    )
+
+
+def redraw_table(results: dict) -> str:
+    """Milliseconds that a slider takes, and a new figure."""
+    return markdown_table(
+        [
+            {
+                "slider": row["widget"],
+                **{case: f"{value:.0f} ms" for case, value in row["ms"].items()},
+                "ratio": f"×{row['ratio']:.1f}",
+            }
+            for row in results["redraw"]
+        ]
+    )
+
+
+def machines(results: dict) -> str:
+    """Which parts were measured on which machine, since a part can be measured by itself."""
+    where: dict[str, list[str]] = {}
+    for name, measured in results["measured"].items():
+        machine = ", ".join(f"{key} {value}" for key, value in measured["environment"].items())
+        where.setdefault(f"{machine}; {measured['date']}", []).append(name)
+    return "; ".join(f"{', '.join(names)}: {machine}" for machine, names in where.items())
+
+
+def tables(results: dict) -> str:
+    """All of them, for benchmarks/README.md."""
+    return "\n\n".join(
+        [
+            f"One thread, batch {BATCH}, 95 × 95 pixels; medians of interleaved runs; × is relative to the conventional "
+            f"network. Measured on: {machines(results)}.",
+            _by_setting(results["training"], "training step", "seconds", _seconds),
+            _by_setting(results["inference"], "inference", "seconds", _seconds),
+            _by_setting(results["memory"], "peak memory of training", "mib", _mebibytes),
+            "Patches a second, from the file to the network's input (shuffled, cropped, augmented, normalised; reopening: "
+            "read only):",
+            data_table(results),
+            latency_table(results),
+            construction_table(results),
+            redraw_table(results),
+        ]
+    )

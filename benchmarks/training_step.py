@@ -1,0 +1,29 @@
+"""One training step, as `equilib train` takes it, of each of the networks that are compared."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from networks import network
+
+BATCH = 32
+
+
+def batch(variant: str) -> tuple[torch.Tensor, torch.Tensor]:
+    layout = torch.contiguous_format if variant.startswith("e2cnn") else torch.channels_last
+    images = torch.randn(BATCH, 3, 95, 95, generator=torch.Generator().manual_seed(0))
+    return images.contiguous(memory_format=layout), torch.arange(BATCH) % 2
+
+
+def training_step(variant: str, width: float, group: str):
+    """One step as `equilib train` takes it."""
+    net = network(variant, width, group)
+    images, labels = batch(variant)
+    optimizer = torch.optim.AdamW(net.train().parameters(), 1e-4, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,95 @@
+"""Which network a run trained, as one object: what tables, figures and file names call it is derived from it, never read back.
+
+Nothing here needs torch: results are read without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# The group that a conventional network borrows its channels' rounding and its groups of channels from, unless it says so.
+DEFAULT_GROUP = "C4"
+# Multiples of 12 suit C4 and C12; names of files leave it out.
+DEFAULT_DIVISOR = 12
+ANY_ANGLE = "any angle"
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """A network of :mod:`equilib.mobilenet` and how it was trained, apart from patches, epochs and seed.
+
+    Attributes:
+        kind: ``"conventional"`` or ``"equivariant"``.
+        group, depthwise, width, divisor, band_limit: as in :class:`equilib.mobilenet.MobileNetConfig`.
+        recipe: ``""`` for the one usual of the kind (conventional networks train on quarter turns, equivariant ones on
+            turns by any angle), ``"any angle"`` for a conventional network that is trained as the equivariant ones are.
+    """
+
+    kind: str
+    group: str = DEFAULT_GROUP
+    depthwise: str = "strict"
+    recipe: str = ""
+    width: float = 0.35
+    divisor: int = DEFAULT_DIVISOR
+    band_limit: bool = True
+
+    @classmethod
+    def of(cls, config: Mapping) -> Variant:
+        """From the configuration that a results file or checkpoint holds (``TrainConfig.to_dict()``).
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        network = config["network"]
+        turned = config["kind"] == "conventional" and config.get("any_angle", 0) > 0
+        return cls(
+            config["kind"],
+            network["group"],
+            network["depthwise"],
+            ANY_ANGLE if turned else "",
+            network["width"],
+            network["divisor"],
+            network.get("band_limit", True),  # files from before it could be switched off
+        )
+
+    @property
+    def conventional(self) -> bool:
+        return self.kind == "conventional"
+
+    @property
+    def architecture(self) -> dict:
+        """Arguments of :class:`equilib.mobilenet.MobileNetConfig`."""
+        names = ("width", "group", "divisor", "depthwise", "band_limit")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What sets it apart from the plain network of its kind and group, in words, its width and channels left out."""
+        words = {"strict": "", "fieldwise": "" if self.conventional else "field-wise", "grouped": "grouped"}
+        depthwise = words[self.depthwise]
+        if self.depthwise == "grouped" and self.group != DEFAULT_GROUP:
+            depthwise += f" as {self.group}"
+        return tuple(filter(None, (depthwise, "" if self.band_limit else "all pixels", self.recipe)))
+
+    @property
+    def label(self) -> str:
+        """For tables and figures, such as ``"C4, field-wise"``; width and divisor stand beside it."""
+        return ", ".join([self.kind if self.conventional else self.group, *self.details])
+
+    @property
+    def slug(self) -> str:
+        """For names of files, such as ``"C4_fieldwise_w0.35_m24"``; different variants have different ones."""
+        parts = [self.kind if self.conventional else self.group]
+        if self.recipe:
+            parts.append(self.recipe.replace(" ", "_"))
+        if self.depthwise != "strict":
+            parts.append(self.depthwise)
+        if self.conventional and self.group != DEFAULT_GROUP:
+            parts.append(self.group)
+        if not self.band_limit:
+            parts.append("pixels")
+        parts.append(f"w{self.width:g}")
+        if self.divisor != DEFAULT_DIVISOR:
+            parts.append(f"m{self.divisor}")
+        return "_".join(parts)

@@ -1,0 +1,100 @@
+"""The tables of the READMEs, from results/; `python experiments/grid.py tables` prints them and renews the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import runs
+
+from equilib import marks, study, study_tables
+from equilib.experiment import table
+from equilib.results import markdown_table, read_results
+
+README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
+
+
+def page(name: str) -> Path:
+    """The file that holds the marks of this name: the main README has one table, results/README.md the others."""
+    return README if name == "table 1" else ALL
+
+
+def renew() -> None:
+    """Print all tables and put them between their marks."""
+    for name, text in tables().items():
+        print(text, end="\n\n")
+        marks.write(name, text, page(name))
+
+
+def tables() -> dict[str, str]:
+    """The tables by the name of their marks."""
+    grid, ablation = (study.read_runs(runs.RESULTS / name) for name in ("grid", "ablation"))
+    few, most = (study.select(ablation, patches=size) for size in (runs.SIZES[0][0], runs.SIZES[-1][0]))
+    chosen = [run for run in ablation if study.select(most, variant=run.variant)]
+
+    def text(*tables):
+        return "\n\n".join(map(markdown_table, tables))
+
+    # The conventional network of the grid is narrower than that of the ablation, and the better one.
+    narrower = [
+        {
+            "patches": f"{size:,}",
+            "seeds": f"{len(ours)} and {len(theirs)}",
+            "C4, field-wise, minus conventional of multiples of 12 [points]": study_tables.difference(
+                study.advantage(ours, theirs)
+            ),
+        }
+        for size, _ in runs.SIZES
+        if (ours := study.select(chosen, variant=runs.FIELDWISE, patches=size))
+        and (theirs := study.select(grid, variant=runs.NETWORKS[0], patches=size))
+    ]
+    rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
+    return {
+        "table 1": text(study_tables.table_1(grid, most)),
+        "differences": text(study_tables.advantage_rows(grid)),
+        "differences, multiples of 24": text(study_tables.advantage_rows(chosen), narrower),
+        "grid": text(study_tables.accuracy_rows(grid), study_tables.int8_rows(grid), *rotation),
+        "ablation": text(study_tables.ablation_rows(few)),
+        "ablation, most patches": text(
+            study_tables.ablation_rows(most),
+            study_tables.int8_rows(chosen),
+            study_tables.rotation_rows(chosen),
+            study_tables.steadiness_rows(chosen),
+        ),
+        "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
+        "again": again_table(),
+        "search": search_table(),
+    }
+
+
+def again_table() -> str:
+    """The runs that were trained twice: how far apart the validation losses are, epoch by epoch and at their lowest."""
+    rows = []
+    for path in sorted((runs.RESULTS / "again").glob("*.json")):
+        contents = read_results(path)
+        loss = contents["curves"]["valid_loss"]
+        changes = [abs(then - now) for then, now in zip(loss["then"], loss["now"], strict=True)]
+        rows.append(
+            {
+                "run": path.stem,
+                "first epoch, change": f"{changes[0]:.1g}",
+                "all epochs, median change": f"{median(changes):.1g}",
+                "largest change": f"{max(changes):.1g}",
+                "lowest loss, then and now": f"{min(loss['then']):.3f} and {min(loss['now']):.3f}",
+                "its epoch": f"{contents['best_epoch']['then']} and {contents['best_epoch']['now']}",
+            }
+        )
+    return markdown_table(rows)
+
+
+def search_table() -> str:
+    """The runs of the search: the lowest validation loss, and the accuracy there."""
+    lines = ["| run | epoch | validation loss | validation accuracy | training loss |", "|---|---:|---:|---:|---:|"]
+    for path in sorted((runs.RESULTS / "search").glob("*.json")):
+        contents = read_results(path)
+        best = contents["history"][contents["best_epoch"] - 1]
+        lines.append(
+            f"| {path.stem} | {best['epoch']} of {len(contents['history'])} | {best['valid_loss']:.3f} "
+            f"| {100 * best['valid_accuracy']:.1f} % | {best['train_loss']:.3f} |"
+        )
+    return "\n".join(lines)
