@@ -142,7 +142,7 @@ def _slider(frames: dict, folder: str, words: str) -> str:
     controls = "".join(
         f'<label>{html.escape(axis["name"])} <input type="range" min="0" max="{len(axis["labels"]) - 1}" step="1" '
         f'value="{axis["start"]}" aria-valuetext="{html.escape(axis["labels"][axis["start"]])}">'
-        f'<output>{html.escape(axis["labels"][axis["start"]])}</output></label>'
+        f"<output>{html.escape(axis['labels'][axis['start']])}</output></label>"
         for axis in frames["axes"]
     )
     return (
@@ -175,7 +175,9 @@ def page(notebook: nbformat.NotebookNode, name: str, docs: Path, names: set[str]
                 file = docs / "files" / name / f"picture{pictures}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(base64.b64decode(data["image/png"]))
-                parts.append(f'<p class="cell-picture"><img src="files/{name}/{file.name}" alt="{html.escape(words)}"></p>')
+                parts.append(
+                    f'<p class="cell-picture"><img src="files/{name}/{file.name}" alt="{html.escape(words)}"></p>'
+                )
                 pictures += 1
             elif "text/markdown" in data:
                 parts.append(math_to_mathml(data["text/markdown"]))
@@ -200,9 +202,10 @@ def build(paths: list[Path], output: Path) -> None:
         (docs / "assets").mkdir(parents=True)
         (docs / "assets" / "equilib.css").write_text(STYLE)
         (docs / "assets" / "equilib.js").write_text(SCRIPT)
-        light, dark = (HtmlFormatter(style=style).get_style_defs(prefix) for style, prefix in (
-            ("default", ".codehilite"), ("github-dark", "[data-bs-theme=dark] .codehilite")
-        ))
+        light, dark = (
+            HtmlFormatter(style=style).get_style_defs(prefix)
+            for style, prefix in (("default", ".codehilite"), ("github-dark", "[data-bs-theme=dark] .codehilite"))
+        )
         (docs / "assets" / "code.css").write_text(f"{light}\n{dark}\n")
         nav = [{"Start": "index.md"}]
         before = os.environ.get("EQUILIB_FRAMES")
@@ -215,7 +218,10 @@ def build(paths: list[Path], output: Path) -> None:
                 nav.append({f"{number} {words.replace('_', ' ')}": f"{path.stem}.md"})
         finally:
             os.environ.pop("EQUILIB_FRAMES") if before is None else os.environ.update(EQUILIB_FRAMES=before)
-        for source, target, folder in ((ROOT / "README.md", "index.md", ""), (ROOT / "notebooks" / "glossary.md", "glossary.md", "notebooks")):
+        for source, target, folder in (
+            (ROOT / "README.md", "index.md", ""),
+            (ROOT / "notebooks" / "glossary.md", "glossary.md", "notebooks"),
+        ):
             (docs / target).write_text(rewrite_links(math_to_mathml(source.read_text()), folder, names, address))
         (docs / "turning_field.gif").write_bytes((ROOT / "notebooks" / "turning_field.gif").read_bytes())
         nav.append({"glossary": "glossary.md"})
