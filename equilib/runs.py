@@ -17,6 +17,8 @@ import math
 import pickle
 import re
 import time
+import warnings
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -128,21 +130,35 @@ def read_checkpoint(path: str | Path) -> dict:
         raise FileNotFoundError(f"{path} is missing; train first (equilib train --help)")
     content = io.BytesIO(path.read_bytes())  # what fails after this is not the disk's fault
     try:
-        contents = torch.load(content, map_location="cpu", weights_only=True)
+        _check_sums(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle's protocols and TorchScript: they end in a refusal anyway
+            contents = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # of the zip file, the pickle in it, or its tensors
-        objects = re.search(r"(?:GLOBAL|global|class) `?([\w.]+\.\w+)", str(error))
+        objects = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and objects:
             raise ValueError(
                 f"{path} holds Python objects ({objects[1]}), which can run code when they are read, so it is refused; "
                 "save weights alone (torch.save(network.state_dict(), …)), with their configuration under 'equilib'"
             ) from error
-        reason = "; ".join(str(error).strip().splitlines()[:1])[:120] or type(error).__name__
+        inner = re.search(r"WeightsUnpickler error: *(.*)", str(error))
+        reason = (inner[1] if inner else str(error).split("\n")[0].split(". ")[0])[:120] or type(error).__name__
+        reason = reason if content.getbuffer().nbytes else "it is empty"
         raise ValueError(
             f"{path} is no checkpoint that can be read ({reason}); it is damaged or something else"
         ) from error
     if not isinstance(contents, dict):
         raise ValueError(f"{path} is no checkpoint of equilib: it holds a {type(contents).__name__}")
     return contents
+
+
+def _check_sums(content: io.BytesIO) -> None:
+    """Compare the archive's check sums, which torch itself does not: a flipped bit would be another network."""
+    if zipfile.is_zipfile(content):
+        with zipfile.ZipFile(content) as archive:
+            if (wrong := archive.testzip()) is not None:
+                raise ValueError(f"the check sum of {wrong} is wrong")
+    content.seek(0)
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, dict]:
@@ -288,6 +304,8 @@ def claim(folder: Path, config: TrainConfig, patches: dict[str, str], *, writes:
         _refuse_foreign(folder)
         contents = None
     if contents:
+        if writes and _written_config(folder) != contents["equilib"]:  # lost, damaged, or of other weights
+            write_json(folder / CONFIG, contents["equilib"])
         _refuse_another(folder, contents, config, patches)
     if writes:
         write_json(folder / CONFIG, config.to_dict())
@@ -337,6 +355,13 @@ def _check_best(best: Path) -> None:
         read_checkpoint(best)
     except ValueError as error:
         raise ValueError(f"{error}; put back a copy of it, or train in another folder") from error
+
+
+def _written_config(folder: Path) -> dict | None:
+    try:
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _refuse_foreign(folder: Path) -> None:
