@@ -26,7 +26,9 @@ def test_every_formula_of_the_course_can_be_drawn(path):
             drawn = site.math_to_mathml(cell.source)
             assert "$" not in site.CODE.sub("", drawn)
             for formula in re.findall(r"<math.*?</math>", drawn, re.S):
-                assert not re.search(r"\\[a-zA-Z]+", re.sub(r"<[^>]+>", "", formula)), "a command that was not understood"
+                assert not re.search(r"\\[a-zA-Z]+", re.sub(r"<[^>]+>", "", formula)), (
+                    "a command that was not understood"
+                )
 
 
 def test_links_lead_to_pages_or_to_the_repository():
@@ -68,9 +70,14 @@ def test_sliders_move_without_a_kernel(browser, pages):  # noqa: F811
                 slider.focus()
                 page.keyboard.press("ArrowLeft")  # no default stands at the left end
                 after = picture.get_attribute("src")
-                assert after != before and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                assert (
+                    after != before
+                    and page.request.get(f"{pages}/{after}").body() != page.request.get(f"{pages}/{before}").body()
+                )
                 assert slider.get_attribute("aria-valuetext") != words
-                page.wait_for_function("image => image.complete && image.naturalWidth > 300", arg=picture.element_handle())
+                page.wait_for_function(
+                    "image => image.complete && image.naturalWidth > 300", arg=picture.element_handle()
+                )
         assert page.locator("math").count() > 10 and page.locator(".cell-picture img").count() >= 3
         assert page.locator("details:not([open]) pre").count() >= 3, "solutions are folded"
     assert not [url for url in asked if not url.startswith(pages)], "nothing is loaded from elsewhere"

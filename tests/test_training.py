@@ -10,6 +10,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from equilib.mobilenet import MobileNetConfig, estimate_statistics
 from equilib.pcam import Patches, network_inputs, split_path
-from equilib.training import TrainConfig, load_network, seeded, train
+from equilib.training import PatchData, TrainConfig, load_network, seeded, train
 
 OPTIONS = [
     "--width",
@@ -343,3 +344,116 @@ def test_shares_are_shares():
     assert TrainConfig("equivariant", any_angle=True) == TrainConfig("equivariant", any_angle=1.0), (
         "as it was written once"
     )
+
+
+# --- what is trained and validated on ---
+
+
+def test_each_loader_reads_its_own_split(data):
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), str(data), batch_size=16)
+    loaders = PatchData(config)
+    loaders.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    for split, loader in (("train", loaders.train_dataloader()), ("valid", loaders.val_dataloader())):
+        patches = Patches(data, split)
+        wanted = patches.images(range(len(patches))).transpose(0, 3, 1, 2)
+        found = torch.cat([images for images, _ in loader]).numpy()
+        assert len(found) == len(wanted)
+        assert {image.tobytes() for image in found} == {image.tobytes() for image in wanted}, split
+
+
+def test_the_validation_loss_is_that_of_the_validation_patches(trained):
+    """Computed anew from the network that was kept, without the trainer."""
+    config, _, result = trained
+    patches = Patches(config.data, "valid")
+    with torch.no_grad():
+        logits = result.network(network_inputs(patches, range(len(patches)), 95))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(patches.labels)).item()
+    assert loss == pytest.approx(result.history[result.best_epoch - 1]["valid_loss"], abs=1e-4)
+
+
+# --- what goes wrong on the way ---
+
+
+def poison(monkeypatch, first):
+    """From this batch on (validation counts too) the network gets NaN."""
+    from equilib import training
+
+    seen, whole = [], training.normalize
+
+    def normalize(images):
+        seen.append(1)
+        return whole(images) * (float("nan") if len(seen) >= first else 1)
+
+    monkeypatch.setattr(training, "normalize", normalize)
+
+
+def test_a_loss_that_diverges_stops_the_run_and_keeps_its_best(trained, tmp_path, monkeypatch):
+    config, _, result = trained
+    with monkeypatch.context() as patch:
+        poison(patch, 6 + 2 + 2)  # an epoch has six steps and two batches of validation
+        with pytest.raises(FloatingPointError, match="training loss became nan in step 2 of epoch 2, at learning rate"):
+            train(config, tmp_path / "run", accelerator="cpu", devices=1)
+    network, checkpoint = load_network(tmp_path / "run" / "best.ckpt")
+    assert checkpoint["epoch"] == 0 and all(value.isfinite().all() for value in network.state_dict().values())
+    # The kept epoch is whole: what stopped the run was not in it.
+    assert train(config, tmp_path / "run", accelerator="cpu", devices=1).history == result.history
+
+
+def test_a_validation_loss_that_diverges_leaves_no_checkpoint(trained, tmp_path, monkeypatch):
+    config, _, _ = trained
+    poison(monkeypatch, 7)
+    with pytest.raises(FloatingPointError, match="validation loss became nan in epoch 1.*no epoch was finished"):
+        train(config, tmp_path / "run", accelerator="cpu", devices=1)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_a_run_goes_on_from_its_best_epoch_where_the_last_is_lost(trained, tmp_path):
+    config, run, result = trained
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / "last.ckpt").unlink()  # as after a kill between the two, or a clumsy hand
+    again = train(config, copied, accelerator="cpu", devices=1)
+    assert again.history == result.history and again.best_epoch == result.best_epoch
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = weights(run / name), weights(copied / name)
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_a_lost_curve_is_written_anew(trained, tmp_path):
+    config, run, result = trained
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / "metrics.csv").unlink(), (copied / "config.json").unlink()
+    assert train(config, copied, accelerator="cpu", devices=1).history == result.history
+    for name in ("metrics.csv", "config.json"):
+        assert (copied / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_the_same_patches_in_another_folder_are_the_same_run(trained, data, tmp_path):
+    config, run, result = trained
+    shutil.copytree(run, tmp_path / "run"), shutil.copytree(data, tmp_path / "job2" / "pcam")
+    moved = replace(config, data=str(tmp_path / "job2" / "pcam"))
+    assert train(moved, tmp_path / "run", accelerator="cpu", devices=1).history == result.history
+    with h5py.File(split_path(moved.data, "valid", "y"), "r+") as file:
+        file["y"][0] = 1 - file["y"][0]
+    with pytest.raises(ValueError, match="on other valid patches"):
+        train(moved, tmp_path / "run", accelerator="cpu", devices=1)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"precision": "bf16-true"}, "precision must be one of"),
+        ({"devices": "abc"}, "devices='abc'"),
+        ({"accelerator": "abacus"}, "accelerator='abacus'"),
+        ({"strategy": "none"}, "strategy='none'"),
+        ({"colour": 1}, "colour"),
+        ({"workers": -1}, "workers must not be negative"),
+        ({"strategy": "ddp_spawn", "devices": 2}, "strategy='ddp_spawn'.*use strategy='ddp'"),
+    ],
+)
+def test_options_that_cannot_be_are_repeated_with_the_reason(trained, tmp_path, options, words):
+    config, _, _ = trained
+    with pytest.raises(ValueError, match=words):
+        train(config, tmp_path / "run", **{"accelerator": "cpu", "devices": 1} | options)
+    assert not list((tmp_path / "run").glob("*")), "such a start claims no folder"

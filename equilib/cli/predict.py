@@ -161,7 +161,7 @@ def _tensors(message) -> Iterator:
     if isinstance(message, TensorProto):
         yield message
         return
-    for _, value in message.ListFields():
-        for part in [value] if isinstance(value, Message) else value if hasattr(value, "__iter__") else ():
-            if isinstance(part, Message):
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
                 yield from _tensors(part)
