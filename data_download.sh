@@ -3,6 +3,7 @@
 # Works with the bash 3.2 and the BSD tools of macOS as well as on Linux.
 set -euo pipefail
 export LC_ALL=C # decimal points, not commas, from awk
+unset CDPATH    # cd must go where it is told, and say nothing
 
 usage() {
   cat <<'EOF'
@@ -80,10 +81,18 @@ command -v md5sum >/dev/null || command -v md5 >/dev/null ||
   die 3 "missing tool 'md5sum' (or 'md5'): install it (apt, conda or brew install coreutils) and run again"
 
 base=${EQUILIB_PCAM_URL:-https://zenodo.org/records/2546921/files} base=${base%/}
+case $base in
+  http://?* | https://?*) ;;
+  *) die 2 "EQUILIB_PCAM_URL must begin with https:// or http://, got '$base'" ;;
+esac
 host=${base#*://} host=${host%%/*} wait_s=${EQUILIB_PCAM_WAIT:-2}
 [ -r "${EQUILIB_PCAM_MANIFEST:-/dev/null}" ] || die 2 "cannot read the file table $EQUILIB_PCAM_MANIFEST (EQUILIB_PCAM_MANIFEST)"
+row='^camelyonpatch_level_2_split_[a-z_]+\.h5\.gz [0-9]+ [0-9a-f]{32} [0-9]+$'
 names=() sizes=() sums=() fulls=()
 while read -r name bytes sum full; do
+  # The names become files, so a table from elsewhere must not lead out of the folder.
+  [[ "$name $bytes $sum $full" =~ $row ]] ||
+    die 2 "the file table (EQUILIB_PCAM_MANIFEST) has a line that is not 'camelyonpatch_….h5.gz bytes md5 unpacked_bytes': '$name $bytes $sum $full'"
   split=${name##*_split_} split=${split%%_*}
   case ,$only, in *,"$split",*) names+=("$name") sizes+=("$bytes") sums+=("$sum") fulls+=("$full") ;; esac
 done < <(table)
@@ -153,9 +162,10 @@ fetch() {
     rc=0
     # sh writes down the process number that curl then has, for take_lock above.
     # In the background, because bash acts on signals in 'wait' but not in a command.
+    # -q, first: what stands in ~/.curlrc (output, head, …) is meant for other downloads.
     # shellcheck disable=SC2016
     sh -c 'echo $$ >"$1" && shift && exec "$@"' sh "$lock/curl" \
-      curl "$progress" --fail --location --connect-timeout 20 --speed-limit 1024 --speed-time 60 \
+      curl -q --globoff --proto =http,https --proto-redir =http,https "$progress" --fail --location --connect-timeout 20 --speed-limit 1024 --speed-time 60 \
       --continue-at - --output "$part" --write-out '%{http_code}' "$base/$name?download=1" >"$lock/code" &
     curl_pid=$!
     wait "$curl_pid" || rc=$?

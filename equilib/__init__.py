@@ -5,3 +5,5 @@ on.  Nothing is imported here, so that ``import equilib`` stays cheap; import th
 """
 
 __version__ = "0.1.0"
+# Other packages are imported by the name equilib too (an image library, pyequilib): the notebooks' first cell looks for this.
+COURSE = "equivariant MobileNetV2, from tissue to INT8"

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import nbformat
 
+from equilib.results import written_whole
+
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # Every lesson has these, as headings or bold words.
@@ -116,10 +118,45 @@ def student_copy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
+BADGE = re.compile(r"https://colab\.research\.google\.com/github/[\w.-]+/[\w.-]+/blob/main/notebooks/")
+# Until `make repository` has set the course's own address: under .invalid no name can be registered (RFC 2606), and no
+# GitHub user's name has a dot in it, so neither the first cell nor the badge can lead to somebody else's package.
+NO_ADDRESS = "https://equilib.invalid/equilib"
+
+_NOWHERE = "no address is set: run make repository URL=…, or upload the folder and %pip install ."
+_ANOTHER = "another package is named equilib: %pip uninstall -y equilib pyequilib, restart, begin here"
+
+
+def first_cell(address: str) -> str:
+    """The first code cell of every notebook: on Colab it installs the course from its address, if it has one."""
+    if address == NO_ADDRESS:
+        install = f"""import importlib.util
+import sys
+
+if "google.colab" in sys.modules and not importlib.util.find_spec("equilib"):
+    raise ImportError("{_NOWHERE}")
+"""
+    else:
+        install = f"""import sys
+
+if "google.colab" in sys.modules:  # about two minutes; locally this does nothing
+    %pip install -q "equilib @ git+{address}"
+"""
+    return f"""{install}import equilib
+
+if not hasattr(equilib, "COURSE"):
+    raise ImportError("{_ANOTHER}")
+%matplotlib inline"""
+
+
+def badge_address(address: str) -> str:
+    """Where Colab opens the notebooks of a repository; a notebook's file name is to follow."""
+    name = address.removeprefix("https://").removeprefix("github.com/")
+    return f"https://colab.research.google.com/github/{name}/blob/main/notebooks/"
 
 
 def set_repository(url: str, root: Path) -> list[Path]:
-    """Write the address of the repository into pyproject.toml, and from there wherever the old one stands.
+    """Write the address of the repository into pyproject.toml, the badges, and the notebooks' first cells.
 
     Args:
         url: such as https://github.com/someone/equilib, of a fork.
@@ -127,29 +164,35 @@ def set_repository(url: str, root: Path) -> list[Path]:
 
     Returns:
         The files that changed.
+
+    Raises:
+        ValueError: ``url`` is no address on GitHub, or a file is not as this function knows it; nothing is changed then.
     """
     url = url.removesuffix("/").removesuffix(".git")
     if not ADDRESS.fullmatch(url):
         raise ValueError(f"URL must look like https://github.com/someone/equilib, got {url!r}")
-    project = root / "pyproject.toml"
     old = repository(root)
-    changed = []
-    for path in [project, root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
-        text = path.read_text()
-        new = text.replace(old, url).replace(
-            "/github/" + old.removeprefix("https://github.com/"), "/github/" + url.removeprefix("https://github.com/")
-        )
-        if new != text:
-            path.write_text(new)
-            changed.append(path)
+    pages = [root / "pyproject.toml", root / "README.md", root / "CITATION.cff"]
+    new = {path: BADGE.sub(badge_address(url), path.read_text(encoding="utf-8").replace(old, url)) for path in pages}
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        if first.source != first_cell(old):
+            raise ValueError(f"{path}: its first code cell is not the one that equilib.notebooks writes")
+        first.source = first_cell(url)
+        new[path] = BADGE.sub(badge_address(url), nbformat.writes(notebook) + "\n")
+    changed = [path for path, text in new.items() if text != path.read_text(encoding="utf-8")]
+    for path in changed:
+        with written_whole(path) as temporary:
+            temporary.write_text(new[path], encoding="utf-8")
     return changed
 
 
 def repository(root: Path) -> str:
-    """The address that pyproject.toml names."""
+    """The address that pyproject.toml names; :data:`NO_ADDRESS` where none has been set."""
     import tomllib
 
-    return tomllib.loads((root / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def animation(path: str | Path) -> None:
@@ -180,7 +223,8 @@ def _run(paths: list[Path]) -> int:
             status = 1
             print(f"{path}: not saved: " + "; ".join(defects), file=sys.stderr)
         else:
-            nbformat.write(notebook, path)
+            with written_whole(path) as temporary:
+                nbformat.write(notebook, temporary)
             print(f"{path}: {time.monotonic() - start:.0f} s", flush=True)
     return status
 
@@ -199,6 +243,14 @@ def main(arguments: list[str]) -> int:
     address = commands.add_parser("repository", help="set the repository's address after a fork")
     address.add_argument("url")
     options = parser.parse_args(arguments)
+    try:
+        return _command(options)
+    except (OSError, ValueError) as error:  # missing, unreadable, no notebook, no address
+        print(f"equilib.notebooks: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _command(options: argparse.Namespace) -> int:
     if options.command == "run":
         return _run(options.notebooks)
     if options.command == "student":
@@ -206,16 +258,11 @@ def main(arguments: list[str]) -> int:
         for path in options.notebooks:
             nbformat.write(student_copy(nbformat.read(path, as_version=4)), options.folder / path.name)
             print(options.folder / path.name)
-        return 0
-    if options.command == "animation":
+    elif options.command == "animation":
         animation(options.path)
-        return 0
-    try:
+    else:
         changed = set_repository(options.url, Path(__file__).parent.parent)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{len(changed)} files changed: {', '.join(path.name for path in changed)}")
+        print(f"{len(changed)} files changed: {', '.join(path.name for path in changed)}")
     return 0
 
 

@@ -7,10 +7,9 @@ patches (N, 96, 96, 3), key ``y`` labels (N, 1, 1, 1), 1 where the centre 32 x 3
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -20,20 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from equilib.hdf5 import PatchFileError as PatchFileError
+from equilib.hdf5 import mapped_offset, open_dataset, reading, wrong
+
 SPLITS = ("train", "valid", "test")
 PATCH_SIZE = 96
 LABEL_WINDOW = 32
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 PUBLISHED_SIZES = {"train": 262_144, "valid": 32_768, "test": 32_768}
 # Of PCam's training split, per RGB channel, for intensities in [0, 1].
 MEAN = (0.7008, 0.5384, 0.6916)
 STD = (0.2350, 0.2774, 0.2129)
-
-_REMEDY = "delete it and run data_download.sh again, or check that this is the folder of the unpacked PCam files"
-
-
-class PatchFileError(RuntimeError):
-    """A PCam file is missing, truncated or not what it should be; the message names it and says what to do."""
+# As many patches tell one data set from another, see Patches.digest().
+_SAMPLED = 32
 
 
 def split_path(root: str | Path, split: str, key: str) -> Path:
@@ -65,20 +62,20 @@ class Patches(Dataset):
         self.root, self.split = Path(root), split
         self.path = split_path(root, split, "x")
         self.labels = _read_labels(split_path(root, split, "y"))
-        with _open(self.path, "x") as dataset:
-            if dataset.ndim != 4 or dataset.shape[1:] != (PATCH_SIZE, PATCH_SIZE, 3):
-                raise PatchFileError(f"{self.path}: x has shape {dataset.shape}, not (N, 96, 96, 3); {_REMEDY}")
+        with open_dataset(self.path, "x") as dataset:
+            if dataset.shape is None or dataset.shape[1:] != (PATCH_SIZE, PATCH_SIZE, 3):
+                raise wrong(self.path, f"x has shape {dataset.shape}, not (N, {PATCH_SIZE}, {PATCH_SIZE}, 3)")
             if dataset.dtype != np.uint8:
-                raise PatchFileError(f"{self.path}: x has dtype {dataset.dtype}, not uint8; {_REMEDY}")
+                raise wrong(self.path, f"x has dtype {dataset.dtype}, not uint8")
             if len(dataset) != len(self.labels):
-                raise PatchFileError(
-                    f"{self.path} holds {len(dataset)} patches, but its labels {split_path(root, split, 'y').name} are "
-                    f"{len(self.labels)}; the files belong to different splits or one is incomplete: {_REMEDY}"
+                raise wrong(
+                    self.path,
+                    f"it holds {len(dataset)} patches, but its labels {split_path(root, split, 'y').name} are "
+                    f"{len(self.labels)}; the files belong to different splits or one is incomplete",
                 )
             self._shape = dataset.shape
-            plain = dataset.chunks is None and dataset.compression is None
-            self._offset = dataset.id.get_offset() if plain else None
-            self.slab = 1 if plain else dataset.chunks[0]
+            self._offset = mapped_offset(dataset, self.path)
+            self.slab = dataset.chunks[0] if dataset.chunks else 1
         if limit is not None:
             if not 1 <= limit <= len(self.labels):
                 raise ValueError(f"limit must lie between 1 and the {len(self.labels)} patches of {split}, got {limit}")
@@ -94,12 +91,13 @@ class Patches(Dataset):
 
     def _patches(self):
         if self._handle is None or self._process != os.getpid():
-            if self._offset is not None:
-                self._handle = np.memmap(self.path, np.uint8, "r", self._offset, self._shape)
-            else:
-                # HDF5's own cache only has to hold a chunk while a slab is put together.
-                self._handle = h5py.File(self.path, "r", rdcc_nbytes=2**24)["x"]
-                self._slabs = OrderedDict()
+            with reading(self.path):
+                if self._offset is not None:
+                    self._handle = np.memmap(self.path, np.uint8, "r", self._offset, self._shape)
+                else:
+                    # HDF5's own cache only has to hold a chunk while a slab is put together.
+                    self._handle = h5py.File(self.path, "r", rdcc_nbytes=2**24, locking="best-effort")["x"]
+                    self._slabs = OrderedDict()
             self._process = os.getpid()
         return self._handle
 
@@ -108,7 +106,9 @@ class Patches(Dataset):
             self._slabs.move_to_end(number)
         else:
             start = number * self.slab
-            self._slabs[number] = self._patches()[start : start + self.slab]
+            patches = self._patches()
+            with reading(self.path):
+                self._slabs[number] = patches[start : start + self.slab]
             while len(self._slabs) > _window(self.slab) // self.slab:
                 self._slabs.popitem(last=False)
         return self._slabs[number]
@@ -127,6 +127,17 @@ class Patches(Dataset):
             wanted = np.flatnonzero(indices // self.slab == number)
             images[wanted] = self._read_slab(number)[indices[wanted] % self.slab]
         return images
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell data sets apart by what they hold, wherever and however packed it lies.
+
+        They depend on the number of patches, all labels, and the pixels of 32 patches spread over the split.
+        """
+        spread = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLED, len(self))).astype(int))
+        content = hashlib.sha256(self.labels.astype(np.uint8).tobytes())
+        for index in spread:
+            content.update(np.ascontiguousarray(self.images([index])).tobytes())
+        return content.hexdigest()[:16]
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return self.images([index])[0], int(self.labels[index])
@@ -307,82 +318,14 @@ def network_inputs(patches: Patches, indices, size: int) -> Tensor:
     return normalize(crop(images, size))
 
 
-def read_images(path: str | Path, size: int) -> Iterator[tuple[str, Tensor]]:
-    """Patches from an image file, a folder of images, or an .h5 file with key ``x``, ready for a network.
-
-    Args:
-        path: PNG, JPEG or TIFF, 8 bits, RGB; of a folder all such files, by name.
-        size: of the network's input; patches of 96 x 96 pixels are cropped to it.
-
-    Yields:
-        A name and (1, 3, size, size) float32.
-
-    Raises:
-        PatchFileError: names the file that is missing, unreadable, or of another size or type.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise PatchFileError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
-        for file in files:
-            yield from read_images(file, size)
-    elif path.suffix.lower() in (".h5", ".hdf5"):
-        with _open(path, "x") as dataset:
-            for index in range(len(dataset)):
-                name = f"{path}[{index}]"
-                yield name, _as_input(dataset[index], name, size)
-    elif not path.exists():
-        raise PatchFileError(f"{path} is missing")
-    else:
-        from skimage import io
-
-        try:
-            image = io.imread(path)
-        except Exception as error:
-            raise PatchFileError(f"{path} is no image that can be read ({error})") from error
-        yield str(path), _as_input(image, str(path), size)
-
-
-def _as_input(image: np.ndarray, name: str, size: int) -> Tensor:
-    if image.dtype != np.uint8:
-        raise PatchFileError(f"{name} has values of type {image.dtype}, not 8-bit ones (uint8); convert it first")
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise PatchFileError(
-            f"{name} has shape {image.shape}, not (height, width, 3); save it as RGB, without transparency"
-        )
-    if image.shape[:2] not in ((PATCH_SIZE, PATCH_SIZE), (size, size)):
-        raise PatchFileError(
-            f"{name} has {image.shape[0]} x {image.shape[1]} pixels; the network takes patches of {PATCH_SIZE} x "
-            f"{PATCH_SIZE} (cropped to {size} x {size}) at the 10x magnification of PCam: cut the image, do not scale it"
-        )
-    return normalize(crop(torch.from_numpy(image.copy()).permute(2, 0, 1)[None], size))
-
-
-@contextmanager
-def _open(path: Path, key: str):
-    """Open one dataset, with errors that say what to do."""
-    if not path.is_file():
-        packed = path.with_name(path.name + ".gz")
-        hint = f"; unpack {packed.name} first" if packed.is_file() else "; run data_download.sh, or name its folder"
-        raise PatchFileError(f"{path} is missing{hint}")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise PatchFileError(f"{path} is truncated or no HDF5 file ({error}); {_REMEDY}") from error
-    with file:
-        if key not in file or not isinstance(file[key], h5py.Dataset):
-            raise PatchFileError(f"{path} has no dataset {key!r} (it has {sorted(file)}); {_REMEDY}")
-        yield file[key]
-
-
 def _read_labels(path: Path) -> np.ndarray:
-    with _open(path, "y") as dataset:
-        if dataset.shape not in ((len(dataset), 1, 1, 1), (len(dataset),)):
-            raise PatchFileError(f"{path}: y has shape {dataset.shape}, not (N, 1, 1, 1); {_REMEDY}")
+    with open_dataset(path, "y") as dataset:
+        shape = dataset.shape or ()
+        if not shape or shape not in ((shape[0], 1, 1, 1), (shape[0],)):
+            raise wrong(path, f"y has shape {dataset.shape}, not (N, 1, 1, 1)")
         if not np.issubdtype(dataset.dtype, np.integer):
-            raise PatchFileError(f"{path}: y has dtype {dataset.dtype}, not an integer one; {_REMEDY}")
+            raise wrong(path, f"y has dtype {dataset.dtype}, not an integer one")
         labels = dataset[...].reshape(-1).astype(np.int64)
     if labels.size == 0 or not np.isin(labels, (0, 1)).all():
-        raise PatchFileError(f"{path}: y must hold labels 0 and 1, and at least one; {_REMEDY}")
+        raise wrong(path, "y must hold labels 0 and 1, and at least one")
     return labels

@@ -5,6 +5,7 @@ Reading results needs neither torch nor Lightning; nothing here imports another 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,20 +20,52 @@ from uuid import uuid4
 
 from equilib import __version__
 
+# The ending of a file that is being written (:func:`written_whole`).
+PART = ".part"
+
+
+def writable_target(path: str | Path) -> Path:
+    """The path, where a file can be written: its folder exists, and nothing but a file stands there.
+
+    Asked before work that takes long, so that hours of it are not lost for want of a name.
+
+    Raises:
+        OSError: names the path and says what is wrong with it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", str(path))
+    if path.exists() and not path.is_file():  # /dev/null would become an ordinary file
+        raise OSError(errno.EINVAL, "it is no ordinary file, and would be replaced by one", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder; make it first", str(path.parent))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no file can be written in this folder", str(path.parent))
+    return path
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder, which becomes ``path`` at the end of the block.
 
     The file appears whole or not at all: where the block raises, what it wrote is removed.  Several processes may write
-    the same file at once; the last one's stays.
+    the same file at once; the last one's stays.  Of a link, the file that it points to is replaced.
+
+    Raises:
+        OSError: :func:`writable_target` says what is wrong, or the disk is full; the path is named.
     """
-    path = Path(path)
+    path = writable_target(os.path.realpath(path))
     # Made by the caller's own open(), unlike those of tempfile, so that it has the permissions of any other file.
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk is met in write(), which knows no name; and nobody knows the temporary one.
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        temporary.unlink(missing_ok=True)
+        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -43,7 +76,7 @@ def write_json(path: str | Path, values: dict) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False)
     text = re.sub(r"\[\n\s+([^][{}\"]+?)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     with written_whole(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_results(path: str | Path) -> dict:
@@ -52,9 +85,12 @@ def read_results(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the README says which command makes it")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, brackets without end
         raise ValueError(f"{path} is no JSON file ({error})") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} is no file of results: it holds a {type(contents).__name__}, not names with values")
+    return contents
 
 
 def shipped_folder(name: str = "") -> Path:
@@ -107,7 +143,10 @@ def shipped_int8(name: str) -> Path:
 
 
 def _verified(path: Path, entry: str) -> Path:
-    expected = shipped_results("checkpoints")[path.stem][entry]
+    listed = shipped_results("checkpoints").get(path.stem, {})
+    if entry not in listed:
+        raise ValueError(f"{path} is not listed in checkpoints.json, so it cannot be checked: it is not a shipped file")
+    expected = listed[entry]
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
         raise ValueError(f"{path} is damaged (its sha256 is not {expected[:12]}…): restore it from the repository")
     return path

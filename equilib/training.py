@@ -1,33 +1,32 @@
-"""Training on Lightning: resumable to the bit, one folder per run.
+"""Training on Lightning: resumable to the bit, one folder per run (:mod:`equilib.runs`).
 
-A run's folder holds ``config.json`` (what was asked for), ``last.ckpt`` (after every epoch), ``best.ckpt`` (lowest
-validation loss) and ``metrics.csv`` (a row an epoch).  Calling :func:`train` again with the same configuration continues
-where the last finished epoch ended: order of patches, augmentation and dropout depend on the seed and the epoch alone.
+Calling :func:`train` again with the same configuration continues where the last finished epoch ended: order of patches,
+augmentation and dropout depend on the seed and the epoch alone.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import logging
+import pickle
 import signal
-import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from equilib.mobilenet import KINDS, MobileNetConfig, build, estimate_statistics
+from equilib.callbacks import BestCheckpoint, CheckpointFiles, History
+from equilib.mobilenet import build, estimate_statistics
 from equilib.pcam import (
     Patches,
     augment,
@@ -39,75 +38,36 @@ from equilib.pcam import (
     turn_any_angle,
     vary_stain,
 )
-from equilib.results import shipped_checkpoint, write_json, written_whole
+from equilib.runs import (
+    BEST,
+    LAST,
+    METRICS,
+    TrainConfig,
+    claim,
+    load_network,
+    read_checkpoint,
+    save_weights,
+    shipped_network,
+    write_rows,
+)
 
-# Options that earlier versions did not know, and what they did then.
-ADDED_LATER = {"any_angle": 0.0, "stain": 0.0, "recalibrate": 0}
+# Networks on disk are read without Lightning (:mod:`equilib.runs`); who trains finds them here too.
+__all__ = [
+    "EpochOrder",
+    "PatchClassifier",
+    "PatchData",
+    "TrainConfig",
+    "TrainResult",
+    "load_network",
+    "save_weights",
+    "seeded",
+    "shipped_network",
+    "train",
+]
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the weights of a run.
-
-    Attributes:
-        kind: ``"conventional"`` or ``"equivariant"``.
-        network: the architecture.
-        data: folder with PCam's files (real or synthetic).
-        train_limit, valid_limit: use only the first patches of a split.
-        epochs, batch_size: batch size is per process.
-        learning_rate, weight_decay: of AdamW, with a one-cycle schedule; biases and norms are not decayed.
-        augmentation: random 90-degree rotations and reflections.
-        any_angle: share of the patches that are also turned by a random angle (:func:`equilib.pcam.turn_any_angle`).
-        stain: strength of the random change of stains (:func:`equilib.pcam.vary_stain`); 0 for none.
-        recalibrate: before each validation, set the statistics of batch normalization to those of this many training
-            patches without augmentation; 0 keeps the moving average over augmented ones.
-        seed: of initialisation, order, augmentation and dropout.
-    """
-
-    kind: str
-    network: MobileNetConfig = field(default_factory=MobileNetConfig)
-    data: str = "data/pcam"
-    train_limit: int | None = None
-    valid_limit: int | None = None
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    augmentation: bool = True
-    any_angle: float = 0.0
-    stain: float = 0.0
-    recalibrate: int = 0
-    seed: int = 0
-
-    def __post_init__(self):
-        object.__setattr__(self, "data", str(self.data))
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
-        for name in ("seed", "weight_decay", "any_angle", "stain", "recalibrate"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.any_angle > 1:
-            raise ValueError(f"any_angle is a share between 0 and 1, got {self.any_angle}")
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
-    def to_dict(self) -> dict:
-        """A JSON-compatible dictionary."""
-        return asdict(self) | {"network": self.network.to_dict()}
-
-    @property
-    def fingerprint(self) -> str:
-        """Eight characters that differ between configurations, for names of folders."""
-        values = self.to_dict()
-        for name, default in ADDED_LATER.items():  # so that runs from before have the name that they had
-            if values[name] == default:
-                del values[name]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainConfig:
-        return cls(**values | {"network": MobileNetConfig(**values["network"])})
+# With weights themselves in half precision (bf16-true) the small steps of the end are lost to rounding; in double
+# precision (64-true) nothing is gained.
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -153,6 +113,8 @@ class PatchData(lightning.LightningDataModule):
         self.config, self.workers = config, workers
         self.train_patches = Patches(config.data, "train", limit=config.train_limit)
         self.valid_patches = Patches(config.data, "valid", limit=config.valid_limit)
+        # What the run is trained on, for its checkpoints: a folder may move, its patches must stay.
+        self.digests = {"train": self.train_patches.digest(), "valid": self.valid_patches.digest()}
 
     def _loader(self, patches: Patches, shuffle: bool) -> DataLoader:
         processes = self.trainer.world_size
@@ -194,6 +156,7 @@ class PatchClassifier(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint):
         checkpoint["equilib"] = self.config.to_dict()
         checkpoint["processes"] = self.trainer.world_size
+        checkpoint["patches"] = self.trainer.datamodule.digests
 
     def on_load_checkpoint(self, checkpoint):
         before, now = checkpoint["processes"], self.trainer.world_size
@@ -222,6 +185,8 @@ class PatchClassifier(lightning.LightningModule):
             images = vary_stain(images, self.config.stain, generator)
         logits = self.network(normalize(images))
         loss = F.cross_entropy(logits, labels)
+        if not loss.isfinite():  # waits for the device at every step, which costs less than hours of NaN
+            raise FloatingPointError(self._diverged("training", loss, f"step {index + 1} of epoch"))
         self.train_loss.update(loss.detach(), len(labels))
         self.train_accuracy.update(logits.detach(), labels)
         return loss
@@ -247,8 +212,20 @@ class PatchClassifier(lightning.LightningModule):
     def on_validation_epoch_end(self):
         for name in ("valid_loss", "valid_accuracy"):
             metric = getattr(self, name)
-            self.log(name, metric.compute(), prog_bar=True)
+            value = metric.compute()
+            if not value.isfinite():  # before any checkpoint of this epoch is written
+                raise FloatingPointError(self._diverged("validation", value, "epoch"))
+            self.log(name, value, prog_bar=True)
             metric.reset()
+
+    def _diverged(self, which: str, loss: torch.Tensor, where: str) -> str:
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        best = Path(self.trainer.default_root_dir) / BEST
+        kept = f"{best} keeps the best epoch before it" if best.exists() else "no epoch was finished"
+        return (
+            f"the {which} loss became {loss.item()} in {where} {self.current_epoch + 1}, at learning rate {rate:.3g}; "
+            f"{kept}; train with a lower learning rate, in another folder"
+        )
 
     def configure_optimizers(self):
         decayed, free = [], []
@@ -263,89 +240,6 @@ class PatchClassifier(lightning.LightningModule):
         rise = min(max(0.2, 2 / steps), 0.9)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.config.learning_rate, steps, pct_start=rise)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class History(Callback):
-    """A row of metrics per epoch, kept in the checkpoint and written to ``metrics.csv`` as a whole.
-
-    Lightning's own CSVLogger drops the earlier rows when a run is resumed.
-    """
-
-    COLUMNS = ("epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "learning_rate")
-
-    def __init__(self, path: Path, *, print_rows: bool = False):
-        self.path, self.print_rows, self.rows = path, print_rows, []
-        # Of the epochs that are in the checkpoint; machines and their load differ, so metrics.csv does without them.
-        self._before, self._start = {"wall": 0.0, "processor": 0.0}, _clocks()
-
-    def state_dict(self):
-        now = _clocks()
-        seconds = {name: self._before[name] + now[name] - self._start[name] for name in now}
-        return {"rows": self.rows, "seconds": seconds}
-
-    def load_state_dict(self, state):
-        self.rows = state["rows"]
-        self._before, self._start = state["seconds"], _clocks()
-        if self.print_rows:
-            for row in self.rows:
-                self._print(row)
-
-    def on_train_epoch_end(self, trainer, module):
-        metrics = {
-            "train_loss": module.train_loss.compute(),
-            "train_accuracy": module.train_accuracy.compute(),
-            "valid_loss": trainer.callback_metrics["valid_loss"],
-            "valid_accuracy": trainer.callback_metrics["valid_accuracy"],
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-        }
-        row = {"epoch": trainer.current_epoch + 1} | {name: float(value) for name, value in metrics.items()}
-        self.rows = self.rows + [row]
-        if trainer.is_global_zero:
-            write_rows(self.path, self.COLUMNS, self.rows)
-            if self.print_rows:
-                self._print(row)
-
-    @staticmethod
-    def _print(row):
-        print(
-            f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}"
-            f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
-            flush=True,
-        )
-
-
-def _clocks() -> dict[str, float]:
-    """Seconds on the wall, and seconds that this process had of the processor."""
-    return {"wall": time.monotonic(), "processor": time.process_time()}
-
-
-class BestCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint that still knows the best loss when the run's folder was moved; Lightning's own forgets it."""
-
-    def load_state_dict(self, state):
-        def here(path):
-            return str(Path(self.dirpath) / Path(path).name) if path else path
-
-        moved = {key: here(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        best = {here(path): score for path, score in state["best_k_models"].items()}
-        super().load_state_dict(state | moved | {"dirpath": self.dirpath, "best_k_models": best})
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of ``metrics.csv``: epoch as an integer, the rest as floats."""
-    with path.open(newline="") as file:
-        return [
-            {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def write_rows(path: Path, columns, rows) -> None:
-    """Write a CSV file whole or not at all."""
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 @dataclass(frozen=True)
@@ -394,23 +288,44 @@ def train(
         The network with the lowest validation loss, in evaluation mode.
     """
     folder = Path(folder)
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
     data = PatchData(config, workers=workers)
     torch.manual_seed(config.seed)
     module = PatchClassifier(config)
     if compile:
         module.network.compile()
     folder.mkdir(parents=True, exist_ok=True)
-    history = History(folder / "metrics.csv", print_rows=print_epochs and rank_zero_only.rank == 0)
+    history = History(folder / METRICS, print_rows=print_epochs and rank_zero_only.rank == 0)
     # Both are written when an epoch is over, best first: whatever `last` knows of is then on disk.
     saving = dict(dirpath=folder, save_on_train_epoch_end=True, enable_version_counter=False)
-    best = BestCheckpoint(filename="best", monitor="valid_loss", mode="min", **saving)
-    last = BestCheckpoint(filename="last", **saving)
+    best = BestCheckpoint(filename=Path(BEST).stem, monitor="valid_loss", mode="min", **saving)
+    last = BestCheckpoint(filename=Path(LAST).stem, **saving)
     callbacks = [history, best, last] + ([TQDMProgressBar(leave=True)] if progress else [])
-    options = dict(accelerator="auto", devices="auto") | trainer_options
-    resume = folder / "last.ckpt"
     with _quiet():
-        trainer = lightning.Trainer(
-            max_epochs=config.epochs,
+        trainer = _trainer(trainer_options, callbacks, folder, config.epochs, progress)
+        _check_picklable(trainer_options.get("strategy"), module, data)
+        resume = claim(folder, config, data.digests, writes=trainer.is_global_zero)
+        _fit(trainer, module, data, resume)
+    trainer.strategy.barrier()
+    network, checkpoint = load_network(folder / BEST)
+    state = read_checkpoint(folder / LAST)  # from the file: a spawned process leaves nothing else behind
+    curve = state["callbacks"]["History"]
+    if trainer.is_global_zero:
+        write_rows(history.path, History.COLUMNS, curve["rows"])  # if it was lost or changed
+    return TrainResult(
+        network, folder / BEST, checkpoint["epoch"] + 1, tuple(curve["rows"]), curve["seconds"], state["global_step"]
+    )
+
+
+def _trainer(options: dict, callbacks: list, folder: Path, epochs: int, progress: bool) -> lightning.Trainer:
+    """The trainer with the caller's options, or a ValueError that repeats them with Lightning's reason."""
+    options = dict(accelerator="auto", devices="auto", precision="32-true") | options
+    if options["precision"] not in PRECISIONS:
+        raise ValueError(f"precision must be one of {PRECISIONS}, got {options['precision']!r}")
+    try:
+        return lightning.Trainer(
+            max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=progress,
@@ -418,98 +333,53 @@ def train(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             default_root_dir=folder,
+            plugins=[CheckpointFiles()],
             **options,
         )
-        _claim(folder, config, writes=trainer.is_global_zero)
-        interrupt = signal.getsignal(signal.SIGINT)
-        try:
-            trainer.fit(module, data, ckpt_path=resume if resume.exists() else None, weights_only=False)
-        except SystemExit:
-            # Lightning ends the whole program on Ctrl-C, and leaves the signal ignored; a notebook must live on.
-            if not trainer.interrupted:
-                raise
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt from None
-    trainer.strategy.barrier()
-    network, checkpoint = load_network(folder / "best.ckpt")
-    rows = read_rows(history.path)  # from the file: a spawned process leaves nothing else behind
-    state = torch.load(resume, map_location="cpu", weights_only=True)
-    seconds = state["callbacks"]["History"]["seconds"]
-    return TrainResult(
-        network, folder / "best.ckpt", checkpoint["epoch"] + 1, tuple(rows), seconds, state["global_step"]
-    )
+    except Exception as error:  # Lightning has many kinds for this
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"Lightning cannot train with these options ({given}): {reason}") from error
 
 
-def load_network(path: str | Path) -> tuple[nn.Module, dict]:
-    """The network of a checkpoint, in evaluation mode, and the checkpoint's other contents."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; train first (equilib train --help)")
+def _check_picklable(strategy, module: PatchClassifier, data: PatchData) -> None:
+    """Spawned processes get the network by pickle, which e2cnn's layers do not allow; say so before they start."""
+    if "spawn" not in str(strategy):
+        return
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = TrainConfig.from_dict(checkpoint["equilib"])
+        pickle.dumps((module, data))
     except Exception as error:
-        raise ValueError(f"{path} is no checkpoint of equilib ({error})") from error
-    network = build(config.kind, config.network)
-    prefix = "network."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    network.load_state_dict(weights)
-    return network.eval(), checkpoint
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"strategy={strategy!r} copies the {module.config.kind} network into new processes, which is not possible "
+            f"({reason}); use strategy='ddp', which starts the command once for each process"
+        ) from error
 
 
-def shipped_network(name: str) -> nn.Module:
-    """A trained network that comes with the project, in evaluation mode, by its file name without ``.pt``.
-
-    Raises:
-        ValueError: the file is not the one that was shipped.
-    """
-    return load_network(shipped_checkpoint(name))[0]
-
-
-def save_weights(checkpoint: str | Path, path: str | Path) -> str:
-    """Keep the weights and configuration of a checkpoint, without what only a resumed training needs.
-
-    Returns:
-        The sha256 of the file, in hexadecimal.
-    """
-    network, contents = load_network(checkpoint)
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    config = contents["equilib"] | {"data": Path(contents["equilib"]["data"]).name}
-    path = Path(path)
-    with written_whole(path) as temporary:
-        torch.save({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, temporary)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _fit(trainer: lightning.Trainer, module: PatchClassifier, data: PatchData, resume: Path | None) -> None:
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except SystemExit:
+        # Lightning ends the whole program on Ctrl-C, and leaves the signal ignored; a notebook must live on.
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, interrupt)
+        raise KeyboardInterrupt from None
 
 
-def _claim(folder: Path, config: TrainConfig, *, writes: bool) -> None:
-    """Refuse a folder that holds another run; a start that came to no checkpoint is none."""
-    path = folder / "config.json"
-    if path.exists() and (folder / "last.ckpt").exists():
-        earlier = ADDED_LATER | json.loads(path.read_text())
-        asked = config.to_dict()
-        different = [key for key in asked | earlier if asked.get(key) != earlier.get(key)]
-        if different:
-            changes = ", ".join(f"{key}: {earlier.get(key)!r} then, {asked.get(key)!r} now" for key in different)
-            raise ValueError(f"{folder} holds a run of another configuration ({changes}); choose another folder")
-    elif writes:
-        write_json(path, config.to_dict())
-
-
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Keep Lightning's notices about hardware, loggers and workers out of the output."""
-
-    def __enter__(self):
-        self._loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-
-    def __exit__(self, *exception):
-        self._warnings.__exit__(*exception)
-        for logger, level in zip(self._loggers, self._levels):
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec"):
+                warnings.filterwarnings("ignore", message=f".*{message}.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
             logger.setLevel(level)

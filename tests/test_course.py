@@ -86,29 +86,104 @@ def test_every_glossary_entry_links_its_first_use():
 # --- Colab and the repository's address ---
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if p.suffix == ".ipynb"], ids=lambda path: path.name)
-def test_a_notebook_opens_and_installs_on_colab(path):
-    address = course.repository(ROOT)
-    owner = address.removeprefix("https://github.com/")
-    cells = nbformat.read(path, as_version=4).cells
-    assert f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{path.name}" in cells[0].source
-    first = next(cell for cell in cells if cell.cell_type == "code")
-    assert '"google.colab" in sys.modules' in first.source and f'"equilib @ git+{address}"' in first.source
-    assert "==" not in first.source and "--upgrade" not in first.source, "Colab's torch and numpy stay"
+NOTEBOOKS = [page for page in PAGES if page.suffix == ".ipynb"]
+FORK = "https://github.com/someone/course"
 
 
-def test_a_fork_sets_its_address_everywhere(tmp_path):
+def first_code_cell(path):
+    return next(cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code").source
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of all files that hold the address."""
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_opens_and_installs_on_colab(path):
+    address = course.repository(ROOT)
+    cells = nbformat.read(path, as_version=4).cells
+    assert course.badge_address(address) + path.name in cells[0].source
+    assert first_code_cell(path) == course.first_cell(address)
+
+
+def test_without_an_address_nothing_of_a_stranger_is_installed():
+    """Names under .invalid cannot be registered (RFC 2606), and a dot is in no name of a GitHub user."""
+    assert course.NO_ADDRESS.split("/")[2].endswith(".invalid")
+    assert "." in course.badge_address(course.NO_ADDRESS).split("/github/")[1].split("/")[0]
+    cell = course.first_cell(course.NO_ADDRESS)
+    assert "git+" not in cell and "make repository URL=" in cell
+    if course.repository(ROOT) == course.NO_ADDRESS:
+        for page in [ROOT / "README.md", *NOTEBOOKS]:
+            assert "github.com/equilib/" not in page.read_text() and "/github/equilib/" not in page.read_text()
+
+
+def run_first_cell(address, folder, *, colab, module=None):
+    """What the cell does in a fresh process: its last line on stderr (empty if all is well), and what it installed."""
+    folder.mkdir(exist_ok=True)
+    if module:
+        (folder / "equilib.py").write_text(module)
+    code = course.first_cell(address).replace("%matplotlib inline", "")
+    code = re.sub(r"%pip install -q (.*)", r"open('installed', 'w').write(\1)", code)
+    start = "import sys\n" + ("sys.modules['google.colab'] = sys\n" if colab else "")
+    environment = {"PYTHONPATH": str(ROOT) if module is None else "", "PATH": ""}
+    isolated = ["-S"] if module == "" else []  # nothing of this name at all: not even site-packages
+    command = [sys.executable, *isolated, "-c", start + "sys.path.insert(0, '')\n" + code]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    installed = folder / "installed"
+    return result.stderr.strip().splitlines()[-1:], installed.read_text() if installed.exists() else None
+
+
+@pytest.mark.parametrize("address", [course.NO_ADDRESS, FORK])
+def test_the_first_cell_does_nothing_where_the_course_is_installed(tmp_path, address):
+    assert run_first_cell(address, tmp_path, colab=False) == ([], None)
+
+
+def test_the_first_cell_on_colab(tmp_path):
+    assert run_first_cell(FORK, tmp_path, colab=True) == ([], f"equilib @ git+{FORK}")
+    (message,), installed = run_first_cell(course.NO_ADDRESS, tmp_path / "none", colab=True, module="")
+    assert "no address is set" in message and "%pip install ." in message and installed is None
+
+
+@pytest.mark.parametrize("address", [course.NO_ADDRESS, FORK])
+def test_the_first_cell_knows_another_package_of_the_name(tmp_path, address):
+    (message,), _ = run_first_cell(address, tmp_path, colab=False, module="def equi2cube(): ...")
+    assert "another package is named equilib" in message and "uninstall" in message
+
+
+def test_the_first_cell_leaves_the_versions_of_colab():
+    assert "==" not in course.first_cell(FORK).split("import equilib")[0] and "--upgrade" not in course.first_cell(FORK)
+
+
+def test_a_fork_sets_its_address_everywhere(checkout):
     old = course.repository(ROOT)
-    changed = course.set_repository("https://github.com/someone/course.git", tmp_path)
-    assert course.repository(tmp_path) == "https://github.com/someone/course"
-    texts = "\n".join(p.read_text() for p in [tmp_path / "README.md", *(tmp_path / "notebooks").glob("*.ipynb")])
-    assert old not in texts and old.removeprefix("https://github.com/") + "/blob" not in texts
+    changed = course.set_repository(f"{FORK}.git", checkout)
+    assert course.repository(checkout) == FORK
+    texts = "\n".join(p.read_text() for p in [checkout / "README.md", *(checkout / "notebooks").glob("*.ipynb")])
+    assert old not in texts and course.badge_address(old) not in texts and ".invalid" not in texts
     assert "github/someone/course/blob/main/notebooks/01" in texts and len(changed) >= 7
+    for path in sorted((checkout / "notebooks").glob("*.ipynb")):
+        assert first_code_cell(path) == course.first_cell(FORK)
     with pytest.raises(ValueError, match="URL must look like"):
-        course.set_repository("someone/course", tmp_path)
+        course.set_repository("someone/course", checkout)
+    # And on to another one.
+    assert len(course.set_repository("https://github.com/other/equilib", checkout)) == len(changed)
+    assert first_code_cell(path) == course.first_cell("https://github.com/other/equilib")
+
+
+def test_a_first_cell_of_somebody_else_is_not_overwritten(checkout):
+    path = checkout / "notebooks" / NOTEBOOKS[-1].name
+    notebook = nbformat.read(path, as_version=4)
+    next(cell for cell in notebook.cells if cell.cell_type == "code").source = "import mine"
+    nbformat.write(notebook, path)
+    before = {page: page.read_bytes() for page in checkout.rglob("*") if page.is_file()}
+    with pytest.raises(ValueError, match=f"{path.name}: its first code cell"):
+        course.set_repository(FORK, checkout)
+    assert {page: page.read_bytes() for page in checkout.rglob("*") if page.is_file()} == before
 
 
 # --- copies for students ---

@@ -418,6 +418,38 @@ def test_not_found(run, server):
     assert list(run.dir.iterdir()) == []
 
 
+def test_settings_for_other_downloads_do_not_count(run, pcam, tmp_path):
+    """~/.curlrc may name an output file, ask for headers alone, or stop at the first byte; CDPATH may move cd."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".curlrc").write_text("head\noutput = elsewhere\nmax-filesize = 1\n")
+    home = str(tmp_path / "home")
+    result = run("--only", "valid", HOME=home, CURL_HOME=home, XDG_CONFIG_HOME=home, CDPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    check_folder(run.dir, expected(pcam, ["valid"]))
+
+
+@pytest.mark.parametrize("address", ["file:///etc", "-K/etc/passwd", "ftp://127.0.0.1/files", "https://", "files"])
+def test_addresses_of_other_kinds_are_refused(run, server, address):
+    check_error(run(EQUILIB_PCAM_URL=address), 2, "EQUILIB_PCAM_URL", "https://")
+    assert server.requests == [] and not run.dir.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "../camelyonpatch_level_2_split_valid_x.h5.gz 1 0123456789abcdef0123456789abcdef 1",
+        "camelyonpatch_level_2_split_valid_/../../x.h5.gz 1 0123456789abcdef0123456789abcdef 1",
+        "-o.h5.gz 1 0123456789abcdef0123456789abcdef 1",
+        "camelyonpatch_level_2_split_valid_x.h5.gz many 0123456789abcdef0123456789abcdef 1",
+        "camelyonpatch_level_2_split_valid_x.h5.gz 1 00",
+    ],
+)
+def test_a_file_table_cannot_lead_out_of_the_folder(run, server, tmp_path, line):
+    (tmp_path / "table").write_text(line + "\n")
+    check_error(run(EQUILIB_PCAM_MANIFEST=str(tmp_path / "table")), 2, "file table")
+    assert server.requests == [] and not run.dir.exists()
+
+
 def test_server_trouble_is_tried_again(run, server):
     server.status[VALID_X] = 503
     check_error(run("--only", "valid"), 6, "503", VALID_X)

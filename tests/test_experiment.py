@@ -90,9 +90,9 @@ def test_labels_of_data(tmp_path, monkeypatch):
 
 
 def test_commands_hold_no_paths():
-    from equilib.__main__ import _without_paths
+    from equilib.cli.commands import without_paths
 
-    command = _without_paths(
+    command = without_paths(
         ["compare", "--data=/home/me/x", "--folder", "/home/me/y", "--label", "my data", "--epochs=3"]
     )
     assert command == "equilib compare --data DATA --folder FOLDER --label 'my data' --epochs 3"

@@ -10,6 +10,7 @@ import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from equilib.mobilenet import MobileNetConfig, estimate_statistics
 from equilib.pcam import Patches, network_inputs, split_path
-from equilib.training import ADDED_LATER, TrainConfig, load_network, seeded, train
+from equilib.training import PatchData, TrainConfig, load_network, seeded, train
 
 OPTIONS = [
     "--width",
@@ -161,14 +162,13 @@ def test_a_moved_run_keeps_its_best(trained, tmp_path):
     config, run, _ = trained
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
-    last = torch.load(moved / "last.ckpt", weights_only=False)
+    longer = replace(config, epochs=config.epochs + 1)
+    last = torch.load(moved / "last.ckpt", weights_only=True) | {"equilib": longer.to_dict()}
     (best,) = [c for name, c in last["callbacks"].items() if "valid_loss" in name]
     best["best_model_score"] = torch.tensor(-1.0)
     best["best_k_models"] = {path: torch.tensor(-1.0) for path in best["best_k_models"]}
     torch.save(last, moved / "last.ckpt")
     before = (moved / "best.ckpt").read_bytes()
-    longer = replace(config, epochs=config.epochs + 1)
-    (moved / "config.json").write_text(json.dumps(longer.to_dict()))
     with pytest.MonkeyPatch.context() as patch:
         # The schedule of the longer run has more steps; only the checkpoint is at stake here.
         patch.setattr("torch.optim.lr_scheduler.OneCycleLR.load_state_dict", lambda self, state: None)
@@ -205,7 +205,7 @@ def test_a_start_that_failed_does_not_claim_the_folder(data, tmp_path):
 def test_another_number_of_processes_is_refused(trained, tmp_path):
     config, run, _ = trained
     shutil.copytree(run, tmp_path / "run")
-    last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=False)
+    last = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     last["processes"] = 4
     torch.save(last, tmp_path / "run" / "last.ckpt")
     with pytest.raises(ValueError, match="4 process.es. and cannot continue on 1"):
@@ -262,22 +262,20 @@ def test_compilation_and_precision_are_options(data, tmp_path, monkeypatch):
     assert torch.isfinite(torch.tensor(result.history[-1]["valid_loss"]))
 
 
-def test_options_of_later_versions_leave_earlier_runs_their_names(tmp_path):
+def test_fingerprints_differ_between_configurations():
     config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), data="data")
-    # Of the version that did not know the later options: cached runs are found by it.
-    assert config.fingerprint == "02844a10"
-    assert replace(config, stain=0.1).fingerprint != config.fingerprint != replace(config, any_angle=1.0).fingerprint
+    others = [replace(config, **change) for change in ({"stain": 0.1}, {"any_angle": 1.0}, {"epochs": 11}, {"seed": 1})]
+    prints = [one.fingerprint for one in (config, replace(config), *others)]
+    assert prints[0] == prints[1] and len(set(prints)) == 5 and {len(one) for one in prints} == {8}
 
 
-def test_a_run_of_an_earlier_version_continues_and_one_of_a_later_is_refused(trained, tmp_path):
+def test_a_run_of_another_version_is_refused(trained, tmp_path):
     config, run, result = trained
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
-    written = json.loads((copied / "config.json").read_text())
-    old = {key: value for key, value in written.items() if key not in ADDED_LATER}
-    (copied / "config.json").write_text(json.dumps(old))
-    assert train(config, copied, accelerator="cpu", devices=1).history == result.history
-    (copied / "config.json").write_text(json.dumps(written | {"mixup": 0.2}))
+    last = torch.load(copied / "last.ckpt", weights_only=True)
+    last["equilib"]["mixup"] = 0.2
+    torch.save(last, copied / "last.ckpt")
     with pytest.raises(ValueError, match="mixup: 0.2 then, None now"):
         train(config, copied, accelerator="cpu", devices=1)
 
@@ -346,3 +344,116 @@ def test_shares_are_shares():
     assert TrainConfig("equivariant", any_angle=True) == TrainConfig("equivariant", any_angle=1.0), (
         "as it was written once"
     )
+
+
+# --- what is trained and validated on ---
+
+
+def test_each_loader_reads_its_own_split(data):
+    config = TrainConfig("equivariant", MobileNetConfig(width=0.35, group="C4"), str(data), batch_size=16)
+    loaders = PatchData(config)
+    loaders.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    for split, loader in (("train", loaders.train_dataloader()), ("valid", loaders.val_dataloader())):
+        patches = Patches(data, split)
+        wanted = patches.images(range(len(patches))).transpose(0, 3, 1, 2)
+        found = torch.cat([images for images, _ in loader]).numpy()
+        assert len(found) == len(wanted)
+        assert {image.tobytes() for image in found} == {image.tobytes() for image in wanted}, split
+
+
+def test_the_validation_loss_is_that_of_the_validation_patches(trained):
+    """Computed anew from the network that was kept, without the trainer."""
+    config, _, result = trained
+    patches = Patches(config.data, "valid")
+    with torch.no_grad():
+        logits = result.network(network_inputs(patches, range(len(patches)), 95))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(patches.labels)).item()
+    assert loss == pytest.approx(result.history[result.best_epoch - 1]["valid_loss"], abs=1e-4)
+
+
+# --- what goes wrong on the way ---
+
+
+def poison(monkeypatch, first):
+    """From this batch on (validation counts too) the network gets NaN."""
+    from equilib import training
+
+    seen, whole = [], training.normalize
+
+    def normalize(images):
+        seen.append(1)
+        return whole(images) * (float("nan") if len(seen) >= first else 1)
+
+    monkeypatch.setattr(training, "normalize", normalize)
+
+
+def test_a_loss_that_diverges_stops_the_run_and_keeps_its_best(trained, tmp_path, monkeypatch):
+    config, _, result = trained
+    with monkeypatch.context() as patch:
+        poison(patch, 6 + 2 + 2)  # an epoch has six steps and two batches of validation
+        with pytest.raises(FloatingPointError, match="training loss became nan in step 2 of epoch 2, at learning rate"):
+            train(config, tmp_path / "run", accelerator="cpu", devices=1)
+    network, checkpoint = load_network(tmp_path / "run" / "best.ckpt")
+    assert checkpoint["epoch"] == 0 and all(value.isfinite().all() for value in network.state_dict().values())
+    # The kept epoch is whole: what stopped the run was not in it.
+    assert train(config, tmp_path / "run", accelerator="cpu", devices=1).history == result.history
+
+
+def test_a_validation_loss_that_diverges_leaves_no_checkpoint(trained, tmp_path, monkeypatch):
+    config, _, _ = trained
+    poison(monkeypatch, 7)
+    with pytest.raises(FloatingPointError, match="validation loss became nan in epoch 1.*no epoch was finished"):
+        train(config, tmp_path / "run", accelerator="cpu", devices=1)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_a_run_goes_on_from_its_best_epoch_where_the_last_is_lost(trained, tmp_path):
+    config, run, result = trained
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / "last.ckpt").unlink()  # as after a kill between the two, or a clumsy hand
+    again = train(config, copied, accelerator="cpu", devices=1)
+    assert again.history == result.history and again.best_epoch == result.best_epoch
+    for name in ("last.ckpt", "best.ckpt"):
+        a, b = weights(run / name), weights(copied / name)
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_a_lost_curve_is_written_anew(trained, tmp_path):
+    config, run, result = trained
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    (copied / "metrics.csv").unlink(), (copied / "config.json").unlink()
+    assert train(config, copied, accelerator="cpu", devices=1).history == result.history
+    for name in ("metrics.csv", "config.json"):
+        assert (copied / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_the_same_patches_in_another_folder_are_the_same_run(trained, data, tmp_path):
+    config, run, result = trained
+    shutil.copytree(run, tmp_path / "run"), shutil.copytree(data, tmp_path / "job2" / "pcam")
+    moved = replace(config, data=str(tmp_path / "job2" / "pcam"))
+    assert train(moved, tmp_path / "run", accelerator="cpu", devices=1).history == result.history
+    with h5py.File(split_path(moved.data, "valid", "y"), "r+") as file:
+        file["y"][0] = 1 - file["y"][0]
+    with pytest.raises(ValueError, match="on other valid patches"):
+        train(moved, tmp_path / "run", accelerator="cpu", devices=1)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"precision": "bf16-true"}, "precision must be one of"),
+        ({"devices": "abc"}, "devices='abc'"),
+        ({"accelerator": "abacus"}, "accelerator='abacus'"),
+        ({"strategy": "none"}, "strategy='none'"),
+        ({"colour": 1}, "colour"),
+        ({"workers": -1}, "workers must not be negative"),
+        ({"strategy": "ddp_spawn", "devices": 2}, "strategy='ddp_spawn'.*use strategy='ddp'"),
+    ],
+)
+def test_options_that_cannot_be_are_repeated_with_the_reason(trained, tmp_path, options, words):
+    config, _, _ = trained
+    with pytest.raises(ValueError, match=words):
+        train(config, tmp_path / "run", **{"accelerator": "cpu", "devices": 1} | options)
+    assert not list((tmp_path / "run").glob("*")), "such a start claims no folder"

@@ -1,0 +1,105 @@
+"""What ``equilib train``, ``compare`` and ``quantize`` do with their options; each returns the exit status."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from equilib.budget import BUDGETS, current_budget
+from equilib.cli.options import given
+from equilib.cli.parser import NETWORK, PRESET, RECIPE, SCHEME, TRAINER, TRAINING
+from equilib.mobilenet import MobileNetConfig
+from equilib.results import markdown_table, writable_target
+from equilib.runs import TrainConfig
+
+
+def train(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Train one network, or continue its run."""
+    from equilib import training
+
+    config = _config(options, options.kind)
+    result = training.train(config, options.folder, **_machine(options))
+    print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
+    return 0
+
+
+def compare(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Train both networks, measure them and print the table."""
+    from equilib import experiment
+
+    config = _config(options, "equivariant")
+    contents = experiment.compare(
+        config,
+        options.folder,
+        options.output,
+        label=options.label or experiment.data_label(config.data),
+        command=without_paths(arguments),
+        training_options=_machine(options),
+        **given(options, ["measured"]),
+    )
+    if contents:  # only the first of several processes measures
+        print(markdown_table(experiment.table(contents)))
+    return 0
+
+
+def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Write the ONNX file of a checkpoint."""
+    from equilib import deploy, device, int8
+    from equilib.mobilenet import exported
+    from equilib.runs import load_network
+
+    output = writable_target(options.output)
+    if output.exists() and options.checkpoint.exists() and output.samefile(options.checkpoint):
+        raise ValueError(f"{output} is the checkpoint itself, which would be lost; name another file with -o")
+    recipe, scheme = given(options, RECIPE), given(options, SCHEME)
+    network, _ = load_network(options.checkpoint)
+    if options.fp32:
+        if recipe or scheme:
+            raise ValueError(f"--fp32 rounds nothing, so it does not go with {', '.join([*recipe, *scheme])}")
+        path, steps = device.export_onnx(exported(network), output, network.config.input_size), ("FP32",)
+    else:
+        made = deploy.deploy(network, output, **recipe, scheme=int8.Scheme(**scheme))
+        path, steps = made.onnx, made.steps
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps)}")
+    return 0
+
+
+def without_paths(arguments: list[str]) -> str:
+    """The command as others would type it: the folders of this machine are left out."""
+    words = ["equilib"]
+    arguments = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for previous, word in zip([""] + arguments, arguments):
+        placeholder = {"--data": "DATA", "--folder": "FOLDER", "--output": "OUTPUT"}.get(previous)
+        words.append(placeholder or (repr(word) if " " in word else word))
+    return " ".join(words)
+
+
+def _config(options: argparse.Namespace, kind: str) -> TrainConfig:
+    """The configuration: the library's defaults, then the preset, then what is given."""
+    preset = {name: getattr(BUDGETS[options.preset], name) for name in PRESET} if options.preset else {}
+    of = {
+        names: {n: v for n, v in preset.items() if n in names} | given(options, names) for names in (NETWORK, TRAINING)
+    }
+    network = MobileNetConfig(**of[NETWORK])
+    config = TrainConfig(kind, network, data=options.data or "", **of[TRAINING])  # refused before data is drawn
+    return config if options.data else TrainConfig(kind, network, data=_synthetic(), **of[TRAINING])
+
+
+def _machine(options: argparse.Namespace) -> dict:
+    import torch
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return dict(
+        progress=not options.no_progress,
+        print_epochs=options.no_progress,
+        workers=options.workers,
+        compile=options.compile,
+        **given(options, TRAINER),
+    )
+
+
+def _synthetic() -> Path:
+    from equilib.synthetic import ensure_dataset
+
+    return ensure_dataset(current_budget().sizes)

@@ -1,0 +1,104 @@
+"""The options of the four commands."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from inspect import signature
+from pathlib import Path
+
+from equilib.budget import BUDGETS
+from equilib.cli.options import add_options, count, whole
+from equilib.deploy import deploy
+from equilib.int8 import Scheme
+from equilib.mobilenet import MobileNetConfig
+from equilib.runs import TrainConfig
+
+# Not options: PCam has two classes, and the other three have an argument of their own.
+NETWORK = tuple(value.name for value in fields(MobileNetConfig) if value.name != "classes")
+TRAINING = tuple(value.name for value in fields(TrainConfig) if value.name not in ("kind", "network", "data"))
+RECIPE = tuple(name for name in signature(deploy).parameters if name not in ("network", "path", "scheme"))
+# The other values of a scheme are for simulation: no integer kernel has them.
+SCHEME = ("weight_bits",)
+# What a budget says of a training.
+PRESET = ("width", "group", "epochs", "batch_size", "learning_rate")
+TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; the namespace that it gives names the command in ``command``."""
+    parser = argparse.ArgumentParser(
+        prog="equilib",
+        description="Train one network, compare both from training to INT8, quantize one, classify with it.",
+        allow_abbrev=False,
+    )
+    debug = argparse.ArgumentParser(add_help=False)
+    for one in (parser, debug):
+        one.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show where in the code an error arose"
+        )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, words: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, parents=[*parents, debug], allow_abbrev=False, help=words, description=words)
+
+    shared = _training_options()
+    train = command("train", "train one network, or continue its run", shared)
+    train.add_argument("kind", choices=("conventional", "equivariant"))
+    train.add_argument("--folder", type=Path, required=True, help="folder of the run; if it exists, the run continues")
+
+    words = "train both networks, quantize them, and write accuracies and errors as JSON"
+    compare = command("compare", words, shared)
+    compare.add_argument("--folder", type=Path, required=True, help="folder of both runs; if they exist, they continue")
+    compare.add_argument("--output", type=Path, required=True, help="the JSON file")
+    compare.add_argument("--label", help="what the data is, for tables")
+    compare.add_argument(
+        "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
+    )
+
+    quantize = command("quantize", "make an INT8 ONNX model of a trained network, without data")
+    quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
+    quantize.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file")
+    quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
+    add_options(quantize, deploy, RECIPE)
+    add_options(quantize, Scheme, SCHEME)
+
+    predict = command("predict", "classify patches with an exported model; prints CSV")
+    predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
+    predict.add_argument("images", nargs="+", type=Path, help="image files, folders of images, or .h5 files with key x")
+    predict.add_argument("--threads", type=count, default=1, help="of the processor (default 1)")
+    return parser
+
+
+def _training_options() -> argparse.ArgumentParser:
+    """What ``train`` and ``compare`` have in common."""
+    shared = argparse.ArgumentParser(add_help=False)
+    data = shared.add_argument_group("data")
+    data.add_argument("--data", help="folder with PCam's six .h5 files; without it, synthetic tissue is drawn")
+    data.add_argument("--workers", type=whole, default=0, help="processes that load data (0: the training process)")
+    presets = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{value} {getattr(budget, value):g}" if value != "group" else budget.group for value in PRESET)
+        for name, budget in BUDGETS.items()
+    )
+    shared.add_argument(
+        "--preset",
+        choices=tuple(BUDGETS),
+        help=f"values to start from, before the options that are given ({presets.replace('_', ' ')})",
+    )
+    add_options(shared.add_argument_group("network"), MobileNetConfig, NETWORK)
+    add_options(shared.add_argument_group("training"), TrainConfig, TRAINING)
+    machine = shared.add_argument_group("machine (options of lightning.Trainer; their defaults are its own)")
+    machine.add_argument("--accelerator", default=argparse.SUPPRESS, help="cpu, gpu, …")
+    machine.add_argument("--devices", type=_devices, default=argparse.SUPPRESS, help="how many, or which")
+    machine.add_argument("--num-nodes", type=count, default=argparse.SUPPRESS)
+    machine.add_argument("--strategy", default=argparse.SUPPRESS, help="ddp for several devices")
+    machine.add_argument("--precision", default=argparse.SUPPRESS, help="bf16-mixed halves memory on a GPU")
+    machine.add_argument("--compile", action="store_true", help="by torch.compile; on a CPU this is slower, not faster")
+    machine.add_argument("--threads", type=count, help="of torch on the CPU")
+    shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
+    return shared
+
+
+def _devices(text: str) -> int | str:
+    return int(text) if text.isdigit() else text

@@ -1,0 +1,167 @@
+"""``equilib predict``: what an ONNX file takes and gives is checked first, then patch after patch is answered."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from equilib import device
+from equilib.equivariance import run_model
+from equilib.hdf5 import PatchFileError
+from equilib.images import image_files, read_images
+
+_PROBES = 4
+
+
+def predict(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Print a row of CSV for each patch; files that cannot be read are named at the end, and the exit status is 1."""
+    model = open_model(options.model, threads=options.threads)
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "class", "probability_of_tumour"])
+    refused = []
+    for path in options.images:
+        try:
+            files = image_files(path)
+        except PatchFileError as error:
+            refused.append(error)
+            continue
+        for file in files:
+            try:
+                for name, image in read_images(file, model.size):
+                    try:
+                        probabilities = model.probabilities(image)
+                    except ArithmeticError as error:
+                        refused.append(f"{name}: {error}")
+                        continue
+                    writer.writerow([name, int(probabilities.argmax()), f"{probabilities[0, 1].item():.4f}"])
+            except PatchFileError as error:
+                refused.append(error)
+    sys.stdout.flush()
+    for error in refused:
+        print(f"equilib: {error}", file=sys.stderr)
+    return 1 if refused else 0
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An ONNX model that tells two classes apart.
+
+    Attributes:
+        path: the file.
+        session: of onnxruntime.
+        size: height and width of its input, in pixels.
+        normalized: whether it ends in a softmax, so that its outputs are probabilities already.
+    """
+
+    path: Path
+    session: object
+    size: int
+    normalized: bool = False
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(1, 3, size, size) normalised to (1, 2); ArithmeticError where the model answers with NaN or infinity."""
+        outputs = run_model(self.session, images)
+        if not outputs.isfinite().all():
+            raise ArithmeticError(f"{self.path} answers with {outputs[0].tolist()}, which are no finite numbers")
+        return outputs if self.normalized else outputs.softmax(1)
+
+
+def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
+    """An ONNX file as a classifier of patches, after it has been asked what it takes and tried on random images.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what it takes or gives is not what a classifier of patches does, or its weights lie elsewhere.
+    """
+    path = Path(path)
+    if path.is_file():
+        check_external_data(path)
+    session = device.session(path, threads=threads)
+    inputs = session.get_inputs()[0]
+    batch, _, height, width = inputs.shape
+    if isinstance(batch, int) and batch != 1:
+        raise ValueError(
+            f"{path} takes {batch} patches at once, no more and no less; export it with a batch that is free"
+        )
+    if inputs.type != "tensor(float)":
+        raise ValueError(
+            f"{path} takes {inputs.type}, not float32 (normalised values); export it with equilib quantize"
+        )
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise ValueError(f"{path} does not say the size of its input; export it with equilib quantize")
+    if height != width:
+        raise ValueError(f"{path} takes {height} x {width} pixels; patches are square")
+    outputs = session.get_outputs()
+    if len(outputs) != 1 or outputs[0].type != "tensor(float)":
+        found = ", ".join(f"{output.name}: {output.type}" for output in outputs)
+        raise ValueError(f"{path} is another network: it gives {found}, not one float32 tensor of two logits")
+    return _tried(Classifier(path, session, height))
+
+
+def _tried(model: Classifier) -> Classifier:
+    """The model after a few random images: it must answer each with two finite numbers."""
+    generator = torch.Generator().manual_seed(0)
+    answers = []
+    for _ in range(_PROBES):
+        image = torch.randn(1, 3, model.size, model.size, generator=generator)
+        try:
+            answers.append(run_model(model.session, image))
+        except Exception as error:  # onnxruntime's own exceptions have no common class but this
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"{model.path} cannot be run on a patch of {model.size} x {model.size}: {reason}"
+            ) from error
+        if answers[-1].shape != (1, 2):
+            raise ValueError(f"{model.path} is another network: it gives {tuple(answers[-1].shape)}, not two logits")
+    outputs = torch.cat(answers)
+    if not outputs.isfinite().any():
+        raise ValueError(f"{model.path} answers random images with {outputs[0].tolist()}: it is damaged, or overflows")
+    # Two logits that happen to be a distribution on every random image are a softmax's.
+    normalized = bool((outputs >= 0).all() and torch.allclose(outputs.sum(1), torch.ones(_PROBES), atol=1e-4))
+    return Classifier(model.path, model.session, model.size, normalized)
+
+
+def check_external_data(path: Path) -> None:
+    """Refuse an ONNX file that takes weights from outside its folder, or from a file that is not there."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no ONNX file that can be read ({reason})") from error
+    folder = path.resolve().parent
+    for tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        name = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        place = (folder / name).resolve()
+        if not place.is_relative_to(folder):
+            raise ValueError(
+                f"{path} takes weights from {name}, outside its folder, and is refused; put them beside it"
+            )
+        if not place.is_file():
+            raise ValueError(f"{path} keeps its weights in {name}, which is missing beside it; copy both files")
+
+
+def _tensors(message) -> Iterator:
+    """All tensors in an ONNX message, those of inner graphs and functions too."""
+    from google.protobuf.message import Message
+    from onnx import TensorProto
+
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if isinstance(value, Message) else value:
+                yield from _tensors(part)

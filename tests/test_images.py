@@ -1,0 +1,122 @@
+"""Image files as users have them: every usual kind gives the right pixels or one sentence."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from equilib.hdf5 import PatchFileError
+from equilib.images import image_files, read_images
+from equilib.pcam import crop, normalize
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+EXPECTED = normalize(crop(torch.from_numpy(PIXELS).permute(2, 0, 1)[None], 95))
+
+
+def read(path):
+    ((name, image),) = read_images(path, 95)
+    assert name == str(path)
+    return image
+
+
+@pytest.mark.parametrize(
+    "compression", [None, "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits", "zstd", "lzma"]
+)
+def test_tiff_of_every_lossless_compression(tmp_path, compression):
+    Image.fromarray(PIXELS).save(tmp_path / "a.tif", compression=compression)
+    assert torch.equal(read(tmp_path / "a.tif"), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "name, options", [("a.tif", {"compression": "jpeg", "quality": 95}), ("a.jpg", {"quality": 95})]
+)
+def test_lossy_ones_are_near(tmp_path, name, options):
+    smooth = np.stack([*np.meshgrid(np.arange(96), np.arange(96)), np.full((96, 96), 90)], 2)
+    Image.fromarray(smooth.astype(np.uint8)).save(tmp_path / name, **options)
+    expected = normalize(crop(torch.from_numpy(smooth).permute(2, 0, 1)[None], 95))
+    assert (read(tmp_path / name) - expected).abs().max() < 0.15
+
+
+def test_what_holds_the_same_colours_is_read(tmp_path):
+    opaque = np.dstack([PIXELS, np.full((96, 96), 255, np.uint8)])
+    Image.fromarray(opaque).save(tmp_path / "opaque.png")
+    assert torch.equal(read(tmp_path / "opaque.png"), EXPECTED)
+    few = Image.fromarray(PIXELS // 64 * 64).quantize(64)
+    few.save(tmp_path / "palette.png")
+    expected = normalize(crop(torch.from_numpy(np.asarray(few.convert("RGB")).copy()).permute(2, 0, 1)[None], 95))
+    assert torch.equal(read(tmp_path / "palette.png"), expected)
+
+
+def deep_rgb_png(path):
+    """16 bits a channel; Pillow reads such files as 8 bits, but does not write them."""
+    import struct
+    import zlib
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in PIXELS.astype(np.uint16) * 257)
+    header = struct.pack(">2I5B", 96, 96, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def deep_tiff(path):
+    from skimage import io
+
+    io.imsave(path, PIXELS.astype(np.uint16) * 257, check_contrast=False)
+
+
+def pages(path):
+    Image.fromarray(PIXELS).save(path, save_all=True, append_images=[Image.fromarray(PIXELS)])
+
+
+def as_mode(mode):
+    return lambda path: Image.fromarray(PIXELS).convert(mode).save(path)
+
+
+@pytest.mark.parametrize(
+    "name, make, words",
+    [
+        ("deep.png", deep_rgb_png, ["uint16"]),
+        ("deep.tif", deep_tiff, ["uint16"]),
+        ("grey.png", as_mode("L"), ["(96, 96)", "RGB"]),
+        ("bilevel.png", as_mode("1"), ["bool"]),
+        ("grey16.png", as_mode("I;16"), ["uint16"]),
+        ("alpha.png", lambda path: Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])).save(path), ["transparency"]),
+        ("print.jpg", as_mode("CMYK"), ["CMYK", "RGB"]),
+        ("pages.tif", pages, ["2 pictures"]),
+        ("slide.png", lambda path: Image.new("RGB", (3000, 2000)).save(path), ["2000 x 3000", "cut the image"]),
+        ("empty.png", lambda path: path.touch(), ["no image"]),
+        ("page.jpg", lambda path: path.write_text("<html>"), ["no image"]),
+        (
+            "drawing.png",
+            lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 96\n"),
+            ["no image"],
+        ),
+        ("folder.png", lambda path: path.mkdir(), ["no images"]),
+        ("pipe.png", os.mkfifo, ["no ordinary file"]),
+        ("none.png", lambda path: None, ["missing"]),
+    ],
+)
+def test_all_else_is_refused_by_name(tmp_path, name, make, words):
+    make(tmp_path / name)
+    with pytest.raises(PatchFileError) as error:
+        [list(read_images(file, 95)) for file in image_files(tmp_path / name)]
+    assert all(word in str(error.value) for word in [name, *words]), str(error.value)
+
+
+def test_a_folder_gives_its_images_by_name_and_no_hidden_ones(tmp_path):
+    for name in ("b.png", "a.TIF", "._a.TIF", ".DS_Store", "notes.txt", "c.jpeg"):
+        (tmp_path / name).touch()
+    (tmp_path / "inner.png").mkdir()
+    assert [file.name for file in image_files(tmp_path)] == ["a.TIF", "b.png", "c.jpeg"]
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(PatchFileError, match=f"{tmp_path.name} cannot be listed"):
+        image_files(tmp_path)
