@@ -144,7 +144,7 @@ def _quantize(options: argparse.Namespace) -> int:
             network,
             options.output,
             equalize=not options.no_equalization,
-            tied=options.tied,
+            per_field=options.tied,
             absorb=not options.no_equalization,
             correct=options.bias_correction,
             scheme=int8.Scheme(weight_bits=options.weight_bits),
