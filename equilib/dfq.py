@@ -51,7 +51,7 @@ ELEMENTWISE = (nn.Identity, nn.Dropout)
 POOLING = (DiscMean, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)
 
 # Rounding an equalized activation may cost so many times what it costs with the scales that are best for it alone.
-ACTIVATION_SLACK = 8.0
+ACTIVATION_SLACK = 3.0
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ class EqualizationReport:
         before, after: for each layer's name, its ``outgoing_ranges``.
         sweeps: how often all pairs were visited.
         change: the largest |log scale| of the last sweep; 0 means converged.
-        bounded: for each pair with such channels, those (by number) whose scale was kept from making too wide an
-            activation.
+        bounded: for each pair with such channels, those (by number) whose scale is bounded by the activation that it
+            makes.
     """
 
     scales: dict[Pair, Tensor]
@@ -249,7 +249,8 @@ def equalize(
 
     A channel with weights near zero would be blown up, and with it what it gives: its bias widens the one range that all
     channels of the activation share.  So where rounding an activation would cost more than ``ACTIVATION_SLACK`` times
-    what it must (:func:`_limit`), scales are bounded from below until it does not.
+    what it must (:func:`_bound`), the channels that make it so wide are scaled by what they give: their reach a, in the
+    unit of the other channels, takes the place of r1.
 
     The new network is run beside the old one on random images, in double precision.
 
@@ -258,7 +259,7 @@ def equalize(
         per_field: one scale for all channels of a field (the largest range counts), which commutes with the group for
             every N; by default one scale per channel, as in the paper.  Pairs through a group maximum always have one
             scale per field.
-        sweeps: at most so many visits of all pairs, with each set of bounds.
+        sweeps: at most so many visits of all pairs; as many again where scales must be bounded.
         tolerance: stop when no scale of a sweep differs from 1 by more.
 
     Returns:
@@ -274,43 +275,69 @@ def equalize(
     pairs = tuple(find_pairs(equalized))
     before = {name: outgoing_ranges(layer) for name, layer in called_layers(equalized)}
     scales: dict[Pair, Tensor] = {}
-    limits: dict[Pair, float] = {}
+    bounds: dict[Pair, _Bound] = {}
     change, done = float("inf") if pairs else 0.0, 0
-    for _ in range(_ROUNDS):
-        for _ in range(sweeps if pairs else 0):
+    while pairs:
+        for _ in range(sweeps):
             change = 0.0
             for pair in pairs:
-                scale = _pair_scale(equalized, pair, per_field, limits.get(pair))
+                scale = _pair_scale(equalized, pair, per_field, bounds.get(pair))
                 _apply_scale(equalized, pair, scale)
                 scales[pair] = scales.get(pair, 1.0) * scale
                 change = max(change, scale.log().abs().max().item())
             done += 1
             if change <= tolerance:
                 break
-        exceeded = {pair: limit for pair in pairs if (limit := _limit(equalized, pair, per_field)) is not None}
-        if not exceeded:
+        found = {pair: _bound(equalized, pair, per_field) for pair in pairs if pair not in bounds}
+        found = {pair: bound for pair, bound in found.items() if bound is not None}
+        if not found:
             break
-        limits |= exceeded
-    bounded = {pair: _at_limit(equalized, pair, per_field, limit) for pair, limit in limits.items()}
+        bounds |= found
+    bounded = {pair: _channels(bound, scales[pair]) for pair, bound in bounds.items()}
     equalized = _verified(network, equalized, "equalization")
     after = {name: outgoing_ranges(layer) for name, layer in called_layers(equalized)}
     return equalized, EqualizationReport(scales, before, after, done, change, bounded)
 
 
-_ROUNDS = 10
+@dataclass(frozen=True)
+class _Bound:
+    """Which channels (or fields) of a pair are scaled by what they give, not by their weights.
+
+    Attributes:
+        fields: which, (channels / field size,).
+        unit: r2 / a of the other channels: how wide a column belongs to how wide an activation.
+    """
+
+    fields: Tensor
+    unit: Tensor
 
 
-def _pair_scale(network: fx.GraphModule, pair: Pair, per_field: bool, limit: float | None) -> Tensor:
-    first, second = network.get_submodule(pair.first), network.get_submodule(pair.second)
+def _pair_scale(network: fx.GraphModule, pair: Pair, per_field: bool, bound: _Bound | None) -> Tensor:
+    first = network.get_submodule(pair.first)
     size = _field_size(first, pair, per_field)
     r1 = outgoing_ranges(first).unflatten(0, (-1, size)).amax(1)
-    r2 = incoming_ranges(second).unflatten(0, (-1, size // pair.field_size)).amax(1)
+    if bound is not None:
+        r1 = torch.where(bound.fields, _reach(first, pair, size) * bound.unit, r1)
+    r2 = _columns(network, pair, size)[0]
     # A channel that is dead on either side has no range to share: leave it alone.
     alive = (r1 > 0) & (r2 > 0)
     scale = torch.where(alive, (r1 * r2).sqrt() / r2.clamp_min(torch.finfo(r2.dtype).tiny), torch.ones_like(r1))
-    if limit is not None:
-        scale = torch.maximum(scale, _reach(first, pair, size) / limit)
     return scale.repeat_interleave(size)
+
+
+def _columns(network: fx.GraphModule, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
+    """Of the weights that each field of ``size`` channels meets in the second layer: largest size, and sum of squares."""
+    second = network.get_submodule(pair.second)
+    fields = (-1, size // pair.field_size)
+    weight = second.weight.detach().unflatten(0, (getattr(second, "groups", 1), -1))
+    powers = weight.square().flatten(3).sum((1, 3)) if weight.ndim > 3 else weight.square().sum(1)
+    return incoming_ranges(second).unflatten(0, fields).amax(1), powers.flatten().unflatten(0, fields).sum(1)
+
+
+def _channels(bound: _Bound, scale: Tensor) -> tuple[int, ...]:
+    """The numbers of the channels in question, of as many as there are scales."""
+    size = len(scale) // len(bound.fields)
+    return tuple(bound.fields.repeat_interleave(size).nonzero().flatten().tolist())
 
 
 def _reach(layer: nn.Module, pair: Pair, size: int) -> Tensor:
@@ -321,42 +348,34 @@ def _reach(layer: nn.Module, pair: Pair, size: int) -> Tensor:
     return reach.unflatten(0, (-1, size)).amax(1)
 
 
-def _limit(network: fx.GraphModule, pair: Pair, per_field: bool) -> float | None:
-    """The widest activation that a pair may have; None where it has no wider one, or no statistics to tell.
+def _bound(network: fx.GraphModule, pair: Pair, per_field: bool) -> _Bound | None:
+    """The channels that make an activation too wide; None where none does, or there are no statistics to tell.
 
     An activation whose channels reach to a_c is rounded in steps of max a, so that behind the second layer, whose columns
     have squared norms w_c, rounding makes noise of power max(a)² sum w.  No scales make less than sum a² w, which is what
     those give that make all reaches equal, and that sum is the same whatever the scales are now (a_c -> a_c / s_c,
-    w_c -> w_c s_c²).  Bounding all reaches by L makes the power sum max(L, a)² w.
+    w_c -> w_c s_c²).  Were all reaches bounded by L, the power would be sum max(L, a)² w: the channels in question are
+    those beyond the largest L for which that is within ``ACTIVATION_SLACK``² of the least.
     """
-    first, second = network.get_submodule(pair.first), network.get_submodule(pair.second)
+    first = network.get_submodule(pair.first)
     if facts(first).mean is None:
         return None
     size = _field_size(first, pair, per_field)
     reach = _reach(first, pair, size)
-    columns = _column_powers(second).unflatten(0, (-1, size // pair.field_size)).sum(1)
-    allowed = ACTIVATION_SLACK**2 * (reach.square() * columns).sum()
-    noise = lambda limit: (reach.clamp_min(limit).square() * columns).sum()
+    ranges, powers = _columns(network, pair, size)
+    allowed = ACTIVATION_SLACK**2 * (reach.square() * powers).sum()
     widest = reach.max()
-    if not allowed > 0 or noise(widest) <= allowed * (1 + 1e-6):
+    if not allowed > 0 or widest.square() * powers.sum() <= allowed * (1 + 1e-6):
         return None
     low, high = widest * 1e-30, widest
     for _ in range(200):
         middle = (low * high).sqrt()
-        low, high = (middle, high) if noise(middle) <= allowed else (low, middle)
-    return low.item()
-
-
-def _column_powers(layer: nn.Module) -> Tensor:
-    """The sum of squares of all weights that each input channel meets, (in_channels,)."""
-    weight = layer.weight.detach().unflatten(0, (getattr(layer, "groups", 1), -1))
-    return weight.square().flatten(3).sum((1, 3)).flatten() if weight.ndim > 3 else weight.square().sum(1).flatten()
-
-
-def _at_limit(network: fx.GraphModule, pair: Pair, per_field: bool, limit: float) -> tuple[int, ...]:
-    size = _field_size(network.get_submodule(pair.first), pair, per_field)
-    reach = _reach(network.get_submodule(pair.first), pair, size).repeat_interleave(size)
-    return tuple((reach >= limit * (1 - 1e-6)).nonzero().flatten().tolist())
+        fits = (reach.clamp_min(middle).square() * powers).sum() <= allowed
+        low, high = (middle, high) if fits else (low, middle)
+    others = (reach <= low) & (reach > 0) & (ranges > 0)
+    if not others.any():
+        return None
+    return _Bound(reach > low, ranges[others].max() / reach[others].max())
 
 
 @dataclass(frozen=True)

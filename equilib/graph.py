@@ -296,7 +296,7 @@ def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = No
         image = random_images(network, shape, 1)
         try:
             with torch.no_grad():
-                network(image)
+                network.forward(image)  # a traced network's call would print what failed
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             continue
         if hasattr(network, "meta"):

@@ -219,6 +219,12 @@ class FakeQuantize(nn.Module):
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.int32))
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value that it gives."""
+        scale, zero_point = self.scale.item(), self.zero_point.item()
+        return -zero_point * scale, (self.limit - zero_point) * scale
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, self.limit)
 
