@@ -57,10 +57,10 @@ def deploy(
     path: str | Path,
     *,
     equalize: bool = True,
-    tied: bool = False,
+    per_field: bool = False,
     absorb: bool = True,
     correct: bool = False,
-    scheme: int8.Scheme = int8.PAPER,
+    scheme: int8.Scheme = int8.W8A8,
 ) -> Deployed:
     """Export, fold, equalize, absorb, quantize (data-free ranges) and write the ONNX file; no step needs data.
 
@@ -68,7 +68,7 @@ def deploy(
         network: trained, in evaluation mode.
         path: of the ONNX file.
         equalize: ranges of weights, across layers (:func:`equilib.dfq.equalize`).
-        tied: equalize with one scale for all channels of a field.
+        per_field: equalize with one scale for all channels of a field.
         absorb: high biases into the next layer (:func:`equilib.dfq.absorb_high_bias`).
         correct: take the expected error of rounded weights off the biases (:func:`equilib.dfq.correct_bias`).
         scheme: bits and scales; by default the paper's W8A8, per tensor.
@@ -81,7 +81,7 @@ def deploy(
     folded = equalized = dfq.fold_batch_norm(plain)
     steps = []
     if equalize:
-        equalized, report = dfq.equalize(folded, tied=tied)
+        equalized, report = dfq.equalize(folded, per_field=per_field)
         steps.append(f"{len(report.pairs)} pairs equalized")
     absorbed = equalized
     if absorb:
@@ -101,7 +101,7 @@ def deploy(
 LADDER = ("naive", "+ equalization", "+ absorption", "+ bias correction", "per channel")
 
 
-def quantization_ladder(network: nn.Module, *, scheme: int8.Scheme = int8.PAPER) -> dict[str, nn.Module]:
+def quantization_ladder(network: nn.Module, *, scheme: int8.Scheme = int8.W8A8) -> dict[str, nn.Module]:
     """Simulated INT8 networks, each rung with one move more; the last one naive, but with a scale per channel.
 
     Args:

@@ -6,29 +6,43 @@ weights, which onnxruntime runs on integer kernels.
 
 from __future__ import annotations
 
+import ast
 import logging
+import platform
 import tempfile
 import warnings
 from collections import Counter
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
+from equilib import self_test
+from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
 from equilib.results import has_vnni, written_whole
+from equilib.self_test import SelfTest
 
 
-def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
+def export_onnx(network: nn.Module, path: str | Path, input_size: int | tuple[int, int]) -> Path:
     """Write a plain network, quantized or not, as ONNX with a dynamic batch; the file appears whole or not at all.
 
-    The input is ``images``, float32 (batch, 3, input_size, input_size), normalised; the output is ``logits``.  Weights
+    The input is ``images``, float32 (batch, channels, height, width), normalised; the output is ``logits``.  Weights
     that are fake-quantized in the network are stored as int8, their biases as int32.
 
+    Before it gets its name, the file is run on a few images beside the network (:mod:`equilib.self_test`); what the
+    network answers is kept in the file, for :func:`session`.
+
+    Args:
+        input_size: of the images, in pixels: height and width, or both in one number.
+
     Raises:
-        ValueError: a scheme that integer kernels do not have (more than 8 bits, scales per channel, asymmetric weights).
+        ValueError: a scheme that integer kernels do not have (more than 8 bits, scales per channel, asymmetric weights);
+            a pooling that ONNX does not know; a file that answers otherwise than the network, with the layer where the
+            difference begins.
     """
     import onnx
     import onnxscript  # noqa: F401  (torch's exporter needs it; say so here, not in the middle of a trace)
@@ -37,28 +51,85 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int) -> Path:
     for name, module in network.named_modules():
         if isinstance(module, QuantizedLayer):
             _check_exportable(name, module.scheme)
-    example = torch.zeros(2, 3, input_size, input_size)
-    batch = torch.export.Dim("batch", min=1)
-    with _exporter_ready():
-        program = torch.onnx.export(
-            network.eval(),
-            (example,),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
-    model = program.model_proto
+        if isinstance(module, nn.AvgPool2d) and module.divisor_override is not None:
+            raise ValueError(f"{name} has a divisor of its own, which ONNX does not know; pool by the mean and scale")
+    network = deepcopy(network).eval().float()
+    shape = find_input_shape(network, input_size)
+    expected = self_test.make(network, shape)
+    model = _exported(network, shape)
+    outputs = _outputs_of_modules(model)
     _store_integers(model)
     for node in model.graph.node:  # stack traces and names of Python files: of no use on a device
         del node.metadata_props[:]
         node.doc_string = ""
     del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
+    onnx.helper.set_model_props(model, {self_test.KEY: expected.to_json()})
     onnx.checker.check_model(model)
     with written_whole(path) as temporary:
         onnx.save(model, temporary)
+        error = _self_test_error(_open(temporary, 1), expected)
+        if not error <= expected.tolerance:
+            raise ValueError(
+                f"the file would answer otherwise than the network (by {error:.2g}, where rounding explains "
+                f"{expected.tolerance:.2g}), so {path} is not written; the difference begins at "
+                f"{_first_difference(network, model, outputs, expected)}"
+            )
     return path
+
+
+def _exported(network: nn.Module, shape: tuple[int, ...]):
+    """The ONNX model as torch's exporter gives it."""
+    try:
+        with _exporter_ready():
+            program = torch.onnx.export(
+                network,
+                (torch.zeros(2, *shape),),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{type(network).__name__} cannot be exported by torch.onnx: {reason}") from error
+    return program.model_proto
+
+
+def _outputs_of_modules(model) -> dict[str, str]:
+    """The ONNX value that each module gives, by the name of the module; of what the exporter notes of its nodes."""
+    found = {}
+    for node in model.graph.node:
+        for entry in node.metadata_props:
+            if entry.key == "pkg.torch.onnx.name_scopes":
+                found |= dict.fromkeys(filter(None, ast.literal_eval(entry.value)[:-1]), node.output[0])
+    return found
+
+
+def _first_difference(network: nn.Module, model, outputs: dict[str, str], expected: SelfTest) -> str:
+    """The first module whose values in the file are not those in the network; integer kernels, if there is none."""
+    import onnx
+    import onnxruntime
+
+    if not isinstance(network, fx.GraphModule):
+        return "an operation that could not be found; export the traced network (equilib.dfq.fold_batch_norm) to see it"
+    images = expected.images()
+    values = activations(network, torch.from_numpy(images))
+    watched = [node for node in network.graph.nodes if node.op == "call_module" and node.target in outputs]
+    watched = [node for node in watched if node.name in values]
+    known = {output.name for output in model.graph.output}
+    names = dict.fromkeys(outputs[node.target] for node in watched)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    running = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    seen = dict(zip(names, running.run(list(names), {"images": images})))
+    for node in watched:
+        difference = values[node.name].numpy() - seen[outputs[node.target]]
+        if not np.sqrt(np.square(difference).mean()) <= 0.01 * values[node.name].square().mean().sqrt().item() + 1e-9:
+            return f"{node.target} ({type(network.get_submodule(node.target)).__name__})"
+    return "onnxruntime's integer kernels on this processor"
 
 
 def _check_exportable(name: str, scheme: Scheme) -> None:
@@ -156,12 +227,30 @@ def _store_integers(model) -> None:
 
 
 def session(path: str | Path, *, threads: int = 1):
-    """An onnxruntime session on the CPU; raises ValueError where the file is no ONNX network of this project."""
-    import onnxruntime
+    """An onnxruntime session on the CPU, after the file's self-test, if it carries one.
 
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no ONNX network of this project, or this machine answers its self-test otherwise than the
+            network that was exported.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write it with equilib.device.export_onnx")
+    running = _open(path, threads)
+    inputs = running.get_inputs()
+    known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)
+    # A file of another origin is a classifier of colour pictures; one of ours says itself what it takes.
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or known is None and inputs[0].shape[1] != 3:
+        raise ValueError(f"{path} is another network: its inputs are {[(i.name, i.shape) for i in inputs]}")
+    if known is not None:
+        _check_answers(running, path, known)
+    return running
+
+
+def _open(path: Path, threads: int):
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -170,13 +259,31 @@ def session(path: str | Path, *, threads: int = 1):
     if not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        running = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
-    inputs = running.get_inputs()
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
-        raise ValueError(f"{path} is another network: its inputs are {[(i.name, i.shape) for i in inputs]}")
-    return running
+
+
+def _self_test_error(running, expected: SelfTest) -> float:
+    (outputs,) = running.run(None, {running.get_inputs()[0].name: expected.images()})
+    return expected.error(outputs)
+
+
+def _check_answers(running, path: Path, text: str) -> None:
+    import onnxruntime
+
+    try:
+        expected = self_test.read(text)
+        error = _self_test_error(running, expected)
+    except Exception as broken:
+        raise ValueError(f"{path} is damaged: {broken}; export it again") from broken
+    if not error <= expected.tolerance:
+        machine = platform.processor() or platform.machine()
+        raise ValueError(
+            f"{path} gives wrong answers on this machine ({machine}, {'with' if has_vnni() else 'without'} VNNI, onnxruntime "
+            f"{onnxruntime.__version__}): its self-test is off by {error:.2g} where {expected.tolerance:.2g} is allowed; "
+            "export it again with --weight-bits 7, or use another version of onnxruntime or the FP32 model"
+        )
 
 
 def optimized_operators(path: str | Path) -> dict[str, int]:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from equilib.dfq import Layer, activations
-from equilib.plain import DiscMask, DiscMean, GroupMax
+from equilib.graph import LAYERS, activations, is_flatten, is_relu, module_of, own_copy, source_of, summands
+from equilib.plain import DiscMask, DiscMean, GroupMax, facts
 
 # In evaluation mode these give values that they were given.
 SELECTING = (GroupMax, nn.MaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
@@ -54,7 +54,7 @@ class Scheme:
         return -half, half - 1
 
 
-PAPER = Scheme()
+W8A8 = Scheme()  # what the paper calls INT8; it does not say more than the bits
 
 
 @dataclass(frozen=True)
@@ -90,27 +90,28 @@ def activation_ranges(
         For each node of the graph that is an activation, its distribution.  The logits have none: they stay real.
 
     Raises:
-        ValueError: a layer without statistics, or an operation with no rule.
+        ValueError: a layer without statistics, or an operation with no rule; the message names it and the way out.
     """
     known: dict[str, Distribution] = {}
     for node in network.graph.nodes:
-        if node.op == "placeholder":
-            known[node.name] = Distribution(*input_range)
-        elif node.op == "call_module":
-            module = network.get_submodule(node.target)
-            source = known.get(getattr(node.args[0], "name", ""))
-            rule = _module_rule(module, source, deviations)
-            if rule is not None:
-                known[node.name] = rule
-            elif not _is_final(node):
-                raise ValueError(
-                    f"{node.target} ({type(module).__name__}) has no batch-norm statistics and no rule to take a range from"
-                )
-        elif node.op == "call_function" and getattr(node.target, "__name__", "") in ("add", "iadd"):
-            known[node.name] = _add_rule(known[node.args[0].name], known[node.args[1].name], deviations)
-        elif node.op != "output":
-            raise ValueError(f"no rule for the range of {node.name} ({node.op} {node.target})")
+        if node.op == "output":
+            continue
+        found = Distribution(*input_range) if node.op == "placeholder" else _rule(network, node, known, deviations)
+        if found is not None:
+            if not (np.isfinite(found.low) and np.isfinite(found.high)):
+                raise ValueError(f"the range of {node.target} is {found.low} … {found.high}; was the training stable?")
+            known[node.name] = found
+        elif not _is_final(node):
+            raise ValueError(
+                f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; measure "
+                "ranges on a few images (calibrated_ranges) and pass them to quantize(…, ranges=…)"
+            )
     return known
+
+
+def _described(network: fx.GraphModule, node: fx.Node) -> str:
+    module = module_of(network, node)
+    return f"{node.target} ({type(module).__name__})" if module is not None else f"{node.name} (a {node.op})"
 
 
 def _is_final(node: fx.Node) -> bool:
@@ -121,20 +122,40 @@ def _gaussian(mean: Tensor, std: Tensor, deviations: float) -> Distribution:
     return Distribution((mean - deviations * std).min().item(), (mean + deviations * std).max().item(), mean, std)
 
 
-def _module_rule(module: nn.Module, source: Distribution | None, deviations: float) -> Distribution | None:
-    if isinstance(module, Layer):
-        if not hasattr(module, "output_mean"):
-            return None
-        return _gaussian(module.output_mean, module.output_std, deviations)
+def _rule(network: fx.GraphModule, node: fx.Node, known: dict, deviations: float) -> Distribution | None:
+    """The range of what a node gives, from those of what it reads; None where there is no rule."""
+    operands = summands(node)
+    if operands is not None:
+        both = [known.get(operand.name) for operand in operands]
+        return None if None in both else _add_rule(*both, deviations)
+    module = module_of(network, node)
+    if isinstance(module, LAYERS):
+        stated = facts(module)
+        return None if stated.mean is None else _gaussian(stated.mean, stated.std, deviations)
+    source = source_of(node)
+    source = None if source is None else known.get(source.name)
     if source is None:
         return None
-    if isinstance(module, nn.ReLU):
-        return Distribution(0.0, max(source.high, 0.0))
+    low, high = source.low, source.high
+    if is_relu(network, node):
+        return Distribution(0.0, max(high, 0.0))
     if isinstance(module, DiscMask):
-        return Distribution(min(source.low, 0.0), max(source.high, 0.0))
-    if isinstance(module, (DiscMean, nn.AdaptiveAvgPool2d, nn.AvgPool2d, *SELECTING)):
-        return Distribution(source.low, source.high)
+        return Distribution(min(low, 0.0), max(high, 0.0))
+    if isinstance(module, nn.AvgPool2d):
+        return _mean_rule(module, low, high)
+    if isinstance(module, (DiscMean, nn.AdaptiveAvgPool2d, *SELECTING)) or is_flatten(network, node):
+        return Distribution(low, high)
     return None
+
+
+def _mean_rule(pool: nn.AvgPool2d, low: float, high: float) -> Distribution:
+    """Means stay within the range; zeros may be mixed in at the border, and another divisor stretches it."""
+    if pool.divisor_override is not None:
+        kernel = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
+        low, high = (value * kernel[0] * kernel[1] / pool.divisor_override for value in (low, high))
+    elif pool.padding in (0, (0, 0)):
+        return Distribution(low, high)
+    return Distribution(min(low, 0.0), max(high, 0.0))
 
 
 def _add_rule(a: Distribution, b: Distribution, deviations: float) -> Distribution:
@@ -150,7 +171,7 @@ def calibrated_ranges(
 
     Args:
         network: folded, and equalized or not.
-        images: (B, 3, n, n), normalised.
+        images: (B, C, H, W), normalised.
         outliers: share of values to leave out at either end, in each batch; 0 takes the least and the largest.
 
     Returns:
@@ -163,6 +184,10 @@ def calibrated_ranges(
     seen: dict[str, Distribution] = {}
     for chunk in images.split(batch_size):
         for name, value in activations(network, chunk).items():
+            if not value.is_floating_point():
+                continue
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} gives NaN or infinite values on these images")
             low, high = _quantiles(value, outliers)
             before = seen.get(name, Distribution(low, high))
             seen[name] = Distribution(min(low, before.low), max(high, before.high))
@@ -180,7 +205,7 @@ def _quantiles(value: Tensor, outliers: float) -> tuple[float, float]:
 class FakeQuantize(nn.Module):
     """Round an activation to 2^bits levels between ``low`` and ``high`` (which are moved to include 0), per tensor."""
 
-    def __init__(self, low: float, high: float, scheme: Scheme = PAPER):
+    def __init__(self, low: float, high: float, scheme: Scheme = W8A8):
         super().__init__()
         low, high = min(low, 0.0), max(high, 0.0)
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -194,11 +219,17 @@ class FakeQuantize(nn.Module):
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.int32))
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the largest value that it gives."""
+        scale, zero_point = self.scale.item(), self.zero_point.item()
+        return -zero_point * scale, (self.limit - zero_point) * scale
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, self.limit)
 
 
-def rounded_weight(layer: nn.Module, scheme: Scheme = PAPER) -> Tensor:
+def rounded_weight(layer: nn.Module, scheme: Scheme = W8A8) -> Tensor:
     """The weight that the integers of ``scheme`` stand for."""
     scale, zero_point = _weight_scale(layer.weight.detach(), scheme)
     return _round_weight(layer.weight.detach(), scale, zero_point, scheme)
@@ -225,17 +256,30 @@ def _round_weight(weight: Tensor, scale: Tensor, zero_point: Tensor, scheme: Sch
     if scale.ndim:
         return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, *scheme.weight_limits)
     # Symmetric weights never reach the limits, and ONNX knows those of 8 bits only.
-    limits = PAPER.weight_limits if scheme.symmetric_weights and scheme.weight_bits < 8 else scheme.weight_limits
+    limits = W8A8.weight_limits if scheme.symmetric_weights and scheme.weight_bits < 8 else scheme.weight_limits
     return torch.fake_quantize_per_tensor_affine(weight, scale, zero_point, *limits)
 
 
-class QuantizedLayer(nn.Module):
-    """A convolution or linear layer with rounded weights; the bias is rounded to int32."""
+# Biases share the accumulator's 32 bits with the sum of products, which gets the other half.
+BIAS_LIMIT = 2**30
 
-    def __init__(self, layer: nn.Module, input_scale: Tensor, scheme: Scheme = PAPER):
+
+class QuantizedLayer(nn.Module):
+    """A convolution or linear layer with rounded weights; the bias is rounded to int32.
+
+    Where the bias would not fit into 32 bits (weights near zero make its unit so small), the weights take a larger step:
+    they then matter less than the last bits of the sum.
+    """
+
+    def __init__(self, layer: nn.Module, input_scale: Tensor, scheme: Scheme = W8A8):
         super().__init__()
         self.layer, self.scheme = layer, scheme
         scale, zero_point = _weight_scale(layer.weight.detach(), scheme)
+        if layer.bias is not None:
+            bias = layer.bias.detach().float().abs()
+            least = (bias if scale.ndim else bias.max()) / (input_scale.float() * BIAS_LIMIT)
+            zero_point = torch.where(least > scale, torch.zeros_like(zero_point), zero_point)
+            scale = torch.maximum(scale, least)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
         if layer.bias is not None:
@@ -260,7 +304,7 @@ class QuantizedDiscMean(nn.Module):
         self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.fake_quantize_per_tensor_affine(self.weight, self.scale, self.zero_point, *PAPER.weight_limits)
+        weight = torch.fake_quantize_per_tensor_affine(self.weight, self.scale, self.zero_point, *W8A8.weight_limits)
         return torch.matmul(x.flatten(2), weight).flatten(1)
 
 
@@ -274,7 +318,7 @@ def tie_rotated_copies(network: nn.Module) -> None:
         ValueError: a layer whose weights are no rotated copies, by name.
     """
     for name, layer in network.named_modules():
-        turn = getattr(layer, "quarter_turn", None)
+        turn = facts(layer).quarter_turn
         if turn is None:
             continue
         try:
@@ -289,7 +333,7 @@ def quantize(
     network: fx.GraphModule,
     input_range: tuple[float, float],
     *,
-    scheme: Scheme = PAPER,
+    scheme: Scheme = W8A8,
     ranges: dict[str, Distribution] | None = None,
 ) -> fx.GraphModule:
     """Insert fake quantizers.
@@ -307,27 +351,29 @@ def quantize(
         A new network that simulates INT8 in floating point.
     """
     ranges = activation_ranges(network, input_range) if ranges is None else ranges
-    network = deepcopy(network)
+    network = own_copy(network)
     tie_rotated_copies(network)
     quantizers: dict[str, FakeQuantize] = {}
     for node in list(network.graph.nodes):
-        if node.op == "output":
+        # A constant of the graph is no activation: what it is added to or multiplied with is rounded afterwards.
+        if node.op in ("output", "get_attr"):
             continue
-        module = network.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, Layer):
-            _replace(network, node.target, QuantizedLayer(module, quantizers[node.args[0].name].scale, scheme))
+        module = module_of(network, node)
+        source = source_of(node)
+        if isinstance(module, LAYERS):
+            _replace(network, node.target, QuantizedLayer(module, _read_by(node, source, quantizers).scale, scheme))
         if isinstance(module, DiscMean):
             _replace(network, node.target, QuantizedDiscMean(module))
-        if isinstance(module, SELECTING):
+        if isinstance(module, SELECTING) and source.name in quantizers:
             # Selecting among rounded values gives rounded values; kernels for what follows a maximum over the group want
             # to read integers again.
-            quantizer = quantizers[node.name] = quantizers[node.args[0].name]
+            quantizer = quantizers[node.name] = quantizers[source.name]
             if not isinstance(module, GroupMax):
                 continue
-        elif node.name not in ranges or _is_final(node) or _followed_by(network, node, (nn.ReLU, DiscMask)):
+        elif node.name not in ranges or _is_final(node) or _joins_what_follows(network, node):
             continue
         else:
-            quantizer = FakeQuantize(ranges[node.name].low, ranges[node.name].high, scheme)
+            quantizer = _quantizer(node, ranges[node.name], scheme)
         name = f"quantize_{node.name}"
         network.add_submodule(name, deepcopy(quantizer))
         with network.graph.inserting_after(node):
@@ -339,10 +385,26 @@ def quantize(
     return network
 
 
-def _followed_by(network: fx.GraphModule, node: fx.Node, kinds: tuple) -> bool:
-    """Whether the tensor's only use is a module that an integer kernel does in the same go (ReLU, the input's mask)."""
-    users = [user for user in node.users if user.op == "call_module"]
-    return len(node.users) == len(users) == 1 and isinstance(network.get_submodule(users[0].target), kinds)
+def _read_by(node: fx.Node, source: fx.Node | None, quantizers: dict[str, FakeQuantize]) -> FakeQuantize:
+    if source is None or source.name not in quantizers:
+        raise ValueError(
+            f"the input of {node.target} has no range, so it cannot be rounded; measure ranges on a few images "
+            "(calibrated_ranges of this very network) and pass them to quantize(…, ranges=…)"
+        )
+    return quantizers[source.name]
+
+
+def _quantizer(node: fx.Node, found: Distribution, scheme: Scheme) -> FakeQuantize:
+    try:
+        return FakeQuantize(found.low, found.high, scheme)
+    except ValueError as error:
+        raise ValueError(f"{node.target}: {error}") from error
+
+
+def _joins_what_follows(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the tensor's only use is one that an integer kernel does in the same go (ReLU, the input's mask)."""
+    users = list(node.users)
+    return len(users) == 1 and (is_relu(network, users[0]) or isinstance(module_of(network, users[0]), DiscMask))
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

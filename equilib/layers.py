@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equilib.field_norm import NormalizeFields
 from equilib.fields import Group, channel_permutation
 from equilib.filters import pixel_basis, steerable_basis
-from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual
+from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual, note
 
 DEPTHWISE = ("strict", "fieldwise")
 
@@ -128,8 +128,8 @@ class SteerableConv(EquivariantModule):
             bias=False,
         )
         conv.weight = nn.Parameter(self.filter().detach().clone())
-        conv.field_size = self.group.order
-        conv.quarter_turn = _quarter_turn(self.group, inputs=self.block[1] > 1, outputs=True)
+        turn = _quarter_turn(self.group, inputs=self.block[1] > 1, outputs=True)
+        note(conv, field_size=self.group.order, quarter_turn=turn)
         return conv.eval()
 
 
@@ -321,6 +321,6 @@ class InvariantLinear(nn.Module):
         weight = self.linear.weight.detach().repeat_interleave(self.field_size, 1) / self.field_size
         plain.weight = nn.Parameter(weight)
         plain.bias = nn.Parameter(self.linear.bias.detach().clone())
-        plain.field_size = self.field_size
-        plain.quarter_turn = _quarter_turn(self.group, inputs=True, outputs=False)
+        turn = _quarter_turn(self.group, inputs=True, outputs=False)
+        note(plain, field_size=self.field_size, quarter_turn=turn)
         return plain.eval()

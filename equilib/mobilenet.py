@@ -318,8 +318,8 @@ class EquivariantMobileNetV2(nn.Module):
         """The same function in plain torch modules (evaluation mode), with no e2cnn inside.
 
         Depthwise layers become true depthwise convolutions (groups = channels) when ``config.depthwise`` is
-        ``"strict"``.  Each exported convolution carries ``field_size`` = |G|: its output channels are partitioned into
-        fields of that many neighbours.
+        ``"strict"``.  Each exported convolution carries the partition of its output channels into fields and the
+        rotation under which its weights are copies (:class:`equilib.plain.LayerFacts`).
         """
         from equilib.layers import export_sequence
 

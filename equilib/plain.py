@@ -5,7 +5,7 @@ Nothing here knows of e2cnn: from `export()` on, data-free quantization and INT8
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,39 @@ class QuarterTurn:
             return (copies[0] + copies[1]) / 2
         # Sums of two do not depend on their order, so neither does this one on where in the orbit it starts.
         return ((copies[0] + copies[2]) + (copies[1] + copies[3])) / 4
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What is known of a layer beside its weights: all that one stage tells the next, from export to INT8.
+
+    Kept in the layer's attribute ``facts``; read by :func:`facts`, changed by :func:`note`.
+
+    Attributes:
+        field_size: the output channels (of a classifier the input channels) are partitioned into fields of so many
+            neighbours; None without such a partition.
+        quarter_turn: under which rotation the weights are copies of each other; None where under none.
+        mean, std: (channels,), of the output, as batch normalization knew it before it was folded: beta and |gamma|;
+            equalization and absorption keep them up to date.  None without batch normalization.
+    """
+
+    field_size: int | None = None
+    quarter_turn: QuarterTurn | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+
+def facts(layer: nn.Module) -> LayerFacts:
+    """What is known of a layer, its statistics in the layer's own precision; nothing where nobody noted anything."""
+    known = getattr(layer, "facts", LayerFacts())
+    if known.mean is None:
+        return known
+    return replace(known, mean=known.mean.to(layer.weight), std=known.std.to(layer.weight))
+
+
+def note(layer: nn.Module, **changes) -> None:
+    """Change what is known of a layer, in place; the keywords are those of :class:`LayerFacts`."""
+    layer.facts = replace(getattr(layer, "facts", LayerFacts()), **changes)
 
 
 class Residual(nn.Module):

@@ -37,13 +37,13 @@ def test_equalization_preserves_the_function(network, tissue, tied):
         pytest.skip("a conventional network has no fields")
     folded = dfq.fold_batch_norm(network)
     before = copy.deepcopy(folded.state_dict())
-    equalized, report = dfq.equalize(folded, tied=tied)
+    equalized, report = dfq.equalize(folded, per_field=tied)
     same_function(folded, equalized, tissue.double())
     assert report.change <= 1e-9
     assert all(torch.equal(before[k], v) for k, v in folded.state_dict().items()), "the argument was changed"
     if not tied:
         for pair in report.pairs:
-            if not pair.tied:
+            if not pair.through_maximum:
                 r1 = dfq.outgoing_ranges(equalized.get_submodule(pair.first))
                 r2 = dfq.incoming_ranges(equalized.get_submodule(pair.second))
                 assert torch.allclose(r1, r2, rtol=1e-6)
@@ -101,7 +101,7 @@ def test_tied_scales_are_constant_within_fields_and_commute(tissue):
     network = exported(randomize(build("equivariant", MobileNetConfig(width=0.35, group="C12")), tissue)).double()
     folded = dfq.fold_batch_norm(network)
     for tied in (True, False):
-        equalized, _ = dfq.equalize(folded, tied=tied)
+        equalized, _ = dfq.equalize(folded, per_field=tied)
         spreads = []
         for name, module in equalized.named_modules():
             if name.endswith("depthwise.conv"):
@@ -249,10 +249,10 @@ def test_any_positive_scales_leave_the_function_and_equalization_repairs_them(ti
         scales[pair] = scale.repeat_interleave(4) if tied else torch.exp(2 * torch.randn(channels, dtype=torch.float64))
     spoiled = dfq.rescale(folded, scales)
     same_function(folded, spoiled, tissue.double())
-    ranges = [dfq.equalize(network, tied=tied)[1].after for network in (folded, spoiled)]
+    ranges = [dfq.equalize(network, per_field=tied)[1].after for network in (folded, spoiled)]
     for name in ranges[0]:
         assert torch.allclose(ranges[0][name], ranges[1][name], rtol=1e-6), name
-    equalized, report = dfq.equalize(folded, tied=tied)
+    equalized, report = dfq.equalize(folded, per_field=tied)
     again = dfq.rescale(folded, report.scales)  # the scales of all sweeps at once
     for name, parameter in equalized.named_parameters():
         assert torch.allclose(parameter, again.get_parameter(name), rtol=1e-9), name
@@ -262,7 +262,7 @@ def test_bad_scales_are_refused(tissue):
     config = MobileNetConfig(width=0.35, group="C4", group_pooling="max")
     folded = dfq.fold_batch_norm(exported(randomize(build("equivariant", config), tissue)))
     first, last = dfq.find_pairs(folded)[0], dfq.find_pairs(folded)[-1]
-    assert last.tied
+    assert last.through_maximum
     with pytest.raises(ValueError, match="positive"):
         dfq.rescale(folded, {first: torch.zeros(folded.get_submodule(first.first).weight.shape[0])})
     with pytest.raises(ValueError, match="maximum over each field"):

@@ -9,6 +9,7 @@ import torch
 from equilib import dfq, figures, int8
 from equilib.equivariance import relative_difference, run_model
 from equilib.pcam import input_range
+from equilib.plain import facts
 from equilib.widgets.explorer import Explorer
 
 
@@ -27,7 +28,7 @@ def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
     def draw(block: str):
         names = [name for name in layers[block] if not name.endswith("project.conv")]
         ranges = [[dfq.outgoing_ranges(net.get_submodule(name)).numpy() for name in names] for net in (before, after)]
-        size = getattr(before.get_submodule(names[0]), "field_size", None)
+        size = facts(before.get_submodule(names[0])).field_size
         return figures.channel_ranges([name.split(".", 1)[1] for name in names], *ranges, size)
 
     return Explorer(
@@ -90,7 +91,7 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
     exponents = {
         pair: torch.randn(folded.get_submodule(pair.first).weight.shape[0], generator=generator)
         for pair in dfq.find_pairs(folded)
-        if not pair.tied
+        if not pair.through_maximum
     }
     reference = run_model(folded, images)
     spreads = [float(value) for value in np.arange(0, largest + step / 2, step)]

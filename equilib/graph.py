@@ -1,0 +1,412 @@
+"""A network as a graph of layers: tracing, what may stand in it, the values inside it, and whether two are one function.
+
+Data-free quantization changes weights in place of the function that they belong to, so it must know every way in which a
+weight acts.  :func:`trace` and :func:`check_modules` refuse networks where it cannot know; :func:`check_same_function`
+looks at the result.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
+
+from equilib.plain import DiscMask, DiscMean, GroupMax, facts
+
+LAYERS = (nn.Conv2d, nn.Linear)  # that data-free quantization rescales and rounds
+WEIGHTED = (*LAYERS, nn.Conv1d, nn.Conv3d)  # that batch normalization folds into
+
+# How hooks and parametrizations that compute a weight are taken off; the layer then holds the weight that it used.
+_REMEDIES = {
+    "WeightNorm": "torch.nn.utils.remove_weight_norm",
+    "SpectralNorm": "torch.nn.utils.remove_spectral_norm",
+    "parametrize": "torch.nn.utils.parametrize.remove_parametrizations",
+    "prune": "torch.nn.utils.prune.remove",
+}
+
+
+class _Tracer(fx.Tracer):
+    """Keeps equilib's own plain layers whole, and layers that inherit all they compute, so that passes recognise them."""
+
+    def is_leaf_module(self, module, name):
+        ours = isinstance(module, (DiscMask, DiscMean, GroupMax))
+        return ours or super().is_leaf_module(module, name) or computes_as_its_class(module)
+
+
+def computes_as_its_class(module: nn.Module) -> bool:
+    """Whether the module is a convolution, linear layer or batch normalization that computes what torch's class does."""
+    if any(name in vars(module) for name in ("forward", "_conv_forward")):
+        return False
+    kind = type(module)
+    if isinstance(module, nn.Conv2d):
+        return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+    if isinstance(module, nn.Linear):
+        return kind.forward is nn.Linear.forward
+    return isinstance(module, _BatchNorm) and kind.forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def trace(network: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> fx.GraphModule:
+    """Copy and trace a plain network in evaluation mode.
+
+    Args:
+        input_shape: (channels, height, width) of one image; by default found (:func:`find_input_shape`).
+
+    Raises:
+        ValueError: torch.fx cannot trace it, or a weight acts in ways that a copy of the layer would not show; the
+            message names the layer and says what to do.
+    """
+    check_modules(network)
+    try:
+        copy = deepcopy(network).eval()
+        graph = _Tracer().trace(copy)
+    except Exception as error:
+        raise ValueError(
+            f"{type(network).__name__} cannot be traced by torch.fx ({error}); "
+            "an equivariant network must be exported first (network.export())"
+        ) from error
+    traced = fx.GraphModule(copy, graph)
+    _check_calls(traced)
+    for name, module in traced.named_modules():
+        if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
+            raise ValueError(
+                f"{name} is a ReLU6: scaling its input would change the function, since it clips at a fixed value. "
+                "Replace it by ReLU (as MobileNetV2 usually is for data-free quantization) and train or fine-tune."
+            )
+    traced.meta.update(getattr(network, "meta", {}))
+    if input_shape is not None:
+        traced.meta["input_shape"] = tuple(input_shape)
+    elif isinstance(getattr(getattr(network, "config", None), "input_size", None), int):
+        traced.meta.setdefault("input_size", network.config.input_size)
+    return traced
+
+
+def check_modules(network: nn.Module) -> None:
+    """Raise ValueError unless every layer's weight and bias are parameters of that layer alone, and no hook acts.
+
+    Weight and spectral normalization, pruning masks and other parametrizations compute the weight anew at every call;
+    a hook may change what a module takes or gives; a shared parameter would be changed in two places at once.
+    """
+    owners: dict[int, list[str]] = {}
+    shared_by_layers = set()
+    for name, module in network.named_modules():
+        name = name or type(module).__name__
+        _check_untouched(name, module)
+        for key, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ValueError(f"{name} has no weights yet: run the network once on an image")
+            owners.setdefault(id(parameter), []).append(f"{name}.{key}")
+            if isinstance(module, WEIGHTED):
+                shared_by_layers.add(id(parameter))
+    for key in shared_by_layers:
+        if len(owners[key]) > 1:
+            first, second = owners[key][:2]
+            layer, _, attribute = second.rpartition(".")
+            raise ValueError(
+                f"{first} and {second} are one parameter: changing it in one place would change the other. Give {layer} "
+                f"its own: {attribute} = nn.Parameter({attribute}.detach().clone())"
+            )
+
+
+def _check_untouched(name: str, module: nn.Module) -> None:
+    """Raise ValueError where something acts on the module's weights or values that its class does not show."""
+    if parametrize.is_parametrized(module):
+        raise ValueError(
+            f"{name} computes its {next(iter(module.parametrizations))} by a parametrization; "
+            f"make it a plain one first ({_REMEDIES['parametrize']})"
+        )
+    for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        origin = "prune" if type(hook).__module__ == "torch.nn.utils.prune" else type(hook).__name__
+        if origin in _REMEDIES:
+            raise ValueError(
+                f"{name} computes its weight anew at every call; make it a plain one first ({_REMEDIES[origin]})"
+            )
+        raise ValueError(
+            f"{name} has a forward hook, which may change what it computes; take it off first (handle.remove())"
+        )
+    if "forward" in vars(module):
+        raise ValueError(f"{name} has a forward of its own in place of its class's; make a class of it")
+    if isinstance(module, WEIGHTED) and any(key not in module._parameters for key in ("weight", "bias")):
+        raise ValueError(
+            f"{name} keeps its weight or bias as something else than a parameter, so that it cannot be changed for good; "
+            "make it one: weight = nn.Parameter(weight.detach())"
+        )
+
+
+def _check_calls(traced: fx.GraphModule) -> None:
+    """Raise ValueError where a layer is called twice, or its weight is read beside its calls."""
+    calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+    layers = {name: traced.get_submodule(name) for name in calls}
+    layers = {name: module for name, module in layers.items() if isinstance(module, WEIGHTED)}
+    for name, module in layers.items():
+        if calls[name] > 1:
+            raise ValueError(f"{name} is used {calls[name]} times: rescaling it at one place would change the others")
+        if isinstance(module, LAYERS) and not computes_as_its_class(module):
+            raise ValueError(
+                f"{name} is a {type(module).__module__}.{type(module).__name__}, which computes something else than "
+                "torch's own layer; convert it to a plain one first"
+            )
+    held = {id(parameter): name for name, module in layers.items() for parameter in module.parameters()}
+    for node in traced.graph.nodes:
+        name = held.get(id(attribute_of(traced, node))) if node.op == "get_attr" else None
+        if name is not None:
+            raise ValueError(
+                f"the network also reads {node.target} beside calling {name}: changing it would change both; "
+                "let the other place have a parameter of its own"
+            )
+
+
+def attribute_of(network: nn.Module, node: fx.Node):
+    """The parameter, buffer or constant that a ``get_attr`` node reads."""
+    return operator.attrgetter(node.target)(network)
+
+
+def check_finite(network: fx.GraphModule) -> None:
+    """Raise ValueError that names the first layer with a weight, bias or statistic that is NaN or infinite."""
+    for name, layer in called_layers(network):
+        known = facts(layer)
+        for what, value in (
+            ("weights", layer.weight),
+            ("biases", layer.bias),
+            ("statistics", known.mean),
+            ("statistics", known.std),
+        ):
+            if value is not None and not torch.isfinite(value).all():
+                raise ValueError(f"{name} has {what} that are NaN or infinite; was the training stable?")
+
+
+def own_copy(network: fx.GraphModule, dtype: torch.dtype | None = None) -> fx.GraphModule:
+    """A checked deep copy to work on, by default in its own precision."""
+    if not isinstance(network, fx.GraphModule):
+        raise ValueError(f"{type(network).__name__} is not traced yet; give it to equilib.dfq.fold_batch_norm first")
+    check_modules(network)
+    _check_calls(network)
+    check_finite(network)
+    copy = deepcopy(network)
+    return copy if dtype is None else copy.to(dtype)
+
+
+def called_layers(network: fx.GraphModule) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of the convolutions and linear layers that the graph calls, in its order."""
+    for node in network.graph.nodes:
+        module = module_of(network, node)
+        if isinstance(module, LAYERS):
+            yield node.target, module
+
+
+def module_of(network: fx.GraphModule, node) -> nn.Module | None:
+    """The module that a node calls; None where it calls none."""
+    if isinstance(node, fx.Node) and node.op == "call_module":
+        return network.get_submodule(node.target)
+    return None
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that reads a node's value; None where there are several or none."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def source_of(node: fx.Node) -> fx.Node | None:
+    """The one node that a node reads, whether given by position or by name; None where it reads several or none."""
+    sources = node.all_input_nodes
+    return sources[0] if len(sources) == 1 else None
+
+
+def is_relu(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a ReLU, as module, function or method."""
+    functions = (F.relu, F.relu_, torch.relu, torch.relu_)
+    called = (
+        node.op == "call_function"
+        and node.target in functions
+        or node.op == "call_method"
+        and node.target in ("relu", "relu_")
+    )
+    return called or isinstance(module_of(network, node), nn.ReLU)
+
+
+def is_flatten(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node flattens, as module, function or method; what its axes become, its shape tells."""
+    called = (
+        node.op == "call_function"
+        and node.target is torch.flatten
+        or node.op == "call_method"
+        and node.target == "flatten"
+    )
+    return called or isinstance(module_of(network, node), nn.Flatten)
+
+
+ADDITIONS = {"call_function": (operator.add, operator.iadd, torch.add), "call_method": ("add", "add_", "__add__")}
+
+
+def summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The two nodes whose plain sum a node is; None for other nodes, added numbers and weighted sums (``alpha``)."""
+    if node.target not in ADDITIONS.get(node.op, ()):
+        return None
+    operands = (*node.args, *(node.kwargs[key] for key in ("input", "other") if key in node.kwargs))
+    plain = len(operands) == 2 and node.kwargs.get("alpha", 1) == 1
+    return operands if plain and all(isinstance(operand, fx.Node) for operand in operands) else None
+
+
+def activations(network: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """Every intermediate tensor of a traced network, by the name of its node, without gradients."""
+    values: dict[str, Tensor] = {}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            if isinstance(value, Tensor) and node.op not in ("output", "get_attr"):
+                values[node.name] = value
+            return value
+
+    with torch.no_grad():
+        Watch(network).run(images)
+    return values
+
+
+# --- images of the network's own size ---
+
+_SIZES = (64, 32, 96, 128, 224, 16, 28, 48, 95, 227, 256, 299, 384, 8)
+
+
+def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = None) -> tuple[int, ...]:
+    """(channels, height, width) of an image that the network takes, or (features,).
+
+    From what was said at tracing, the network's configuration, its mask or its first layer; else by trying sizes.
+
+    Args:
+        size: of the images, where it is known: height and width, or both in one number.
+
+    Raises:
+        ValueError: no size that was tried runs.
+    """
+    known = getattr(network, "meta", {}).get("input_shape")
+    if known is not None:
+        return known if size is None else (known[0], *_height_and_width(size))
+    for shape in _candidates(network, size):
+        image = random_images(network, shape, 1)
+        try:
+            with torch.no_grad():
+                network.forward(image)  # a traced network's call would print what failed
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+            continue
+        if hasattr(network, "meta"):
+            network.meta["input_shape"] = shape
+        return shape
+    said = "" if size is None else f" of {' x '.join(map(str, _height_and_width(size)))} pixels"
+    raise ValueError(
+        f"{type(network).__name__} takes no single image{said} that could be found; say its shape when folding: "
+        "fold_batch_norm(network, input_shape=(channels, height, width))"
+    )
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _candidates(network: nn.Module, size) -> Iterator[tuple[int, ...]]:
+    modules = list(network.modules())
+    layers = [module for module in modules if isinstance(module, WEIGHTED)]
+    if size is None and layers and isinstance(layers[0], nn.Linear):
+        yield (layers[0].in_features,)
+    channels = [module.in_channels for module in layers if not isinstance(module, nn.Linear)][:1]
+    masks = [module.size for module in modules if isinstance(module, DiscMask)]
+    configured = getattr(network, "meta", {}).get("input_size") or getattr(
+        getattr(network, "config", None), "input_size", None
+    )
+    sizes = (
+        [size] if size is not None else dict.fromkeys((*masks, *filter(None, [configured]), *_SIZES, *range(1, 129)))
+    )
+    axes = 1 if layers and isinstance(layers[0], nn.Conv1d) else 3 if layers and isinstance(layers[0], nn.Conv3d) else 2
+    for count in dict.fromkeys((*channels, 3, 1, 4)):
+        for one in sizes:
+            yield (count, *(_height_and_width(one) if axes == 2 else (one,) * axes))
+
+
+def random_images(network: nn.Module, shape: tuple[int, ...], count: int) -> Tensor:
+    """(count, *shape) of normal noise, always the same, in the network's precision and on its device."""
+    noise = torch.randn(count, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parameter = next(network.parameters(), noise.float())
+    return noise.to(parameter)
+
+
+def output_shapes(network: fx.GraphModule, size: int | tuple[int, int] | None = None) -> dict[str, torch.Size]:
+    """The shape of every tensor in the graph, by the name of its node, for a batch of one image."""
+    image = random_images(network, find_input_shape(network, size), 1)
+    return {name: value.shape for name, value in activations(network, image).items()}
+
+
+# --- one function or two ---
+
+
+def check_same_function(before: nn.Module, after: fx.GraphModule, what: str, *, traced: fx.GraphModule) -> None:
+    """Raise ValueError unless two networks give the same outputs for random images, up to rounding.
+
+    In double precision, on images of the network's own size; where the network computes in single precision whatever
+    it is given, in that, with a wider tolerance.
+
+    Args:
+        before, after: in double precision.  Their copies are run, they stay as they are.
+        what: was done to the network, for the message.
+        traced: the graph of ``before``, to find the layer where a difference begins.
+    """
+    shape = find_input_shape(traced)
+    try:
+        expected, tolerance = _outputs(before, shape), 1e-7
+    except RuntimeError:
+        before, after, traced = (deepcopy(network).float() for network in (before, after, traced))
+        expected, tolerance = _outputs(before, shape), 1e-3
+    actual = _outputs(after, shape)
+    if not all(torch.isfinite(value).all() for value in expected):
+        raise ValueError(f"{_first_not_finite(traced, shape)} gives NaN or infinite values; was the training stable?")
+    scale = max((value.abs().max().item() for value in expected if value.numel()), default=0.0)
+    worst = max(((a - b).abs().max().item() for a, b in zip(expected, actual) if a.numel()), default=0.0)
+    if not worst <= tolerance * (scale or 1.0):
+        raise ValueError(
+            f"{what} would change the function of the network, by {worst / (scale or 1.0):.0e} of its largest output; "
+            f"the difference begins at {_first_difference(traced, after, shape, tolerance)}. That layer does not act as "
+            "its class says: replace it by a plain one, or leave this step out"
+        )
+
+
+def _outputs(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
+    # What draws at random (a dropout that is always on) draws the same for both networks.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        values = tree_leaves(network(random_images(network, shape, 2)))
+    return [value.double() for value in values if isinstance(value, Tensor) and not value.is_complex()]
+
+
+def _first_not_finite(traced: fx.GraphModule, shape: tuple[int, ...]) -> str:
+    values = activations(traced, random_images(traced, shape, 2))
+    names = {node.name: str(node.target) for node in traced.graph.nodes}
+    return next((names[name] for name, value in values.items() if not torch.isfinite(value).all()), "the network")
+
+
+def _first_difference(before: fx.GraphModule, after: fx.GraphModule, shape: tuple[int, ...], tolerance: float) -> str:
+    """The first node whose channels are not positive multiples of what they were (which rescaling makes of them)."""
+    images = random_images(before, shape, 2)
+    old, new = activations(before, images), activations(after, images)
+    for node in before.graph.nodes:
+        if node.name not in old or node.name not in new or old[node.name].shape != new[node.name].shape:
+            continue
+        follower = only_user(node)
+        if follower is not None and follower.name not in new:
+            continue  # a batch normalization behind it was folded into it
+        if old[node.name].ndim < 2:
+            continue
+        a, b = (values[node.name].double().transpose(0, 1).flatten(1) for values in (old, new))
+        factor = ((a * b).sum(1) / a.square().sum(1).clamp_min(1e-300)).clamp_min(0)
+        error = (b - factor[:, None] * a).abs().amax(1)
+        if (error > 10 * tolerance * b.abs().amax(1).clamp_min(1e-300)).any():
+            return str(node.target)
+    return "the output"

@@ -1,0 +1,146 @@
+"""The self-test of an exported model: images that every machine can make, and what the simulation answers.
+
+A processor or runtime may compute integers otherwise than the simulation that was looked at (kernels that saturate, a
+pooling with other rules).  So :func:`equilib.device.export_onnx` writes the simulation's answers into the file, and
+:func:`equilib.device.session` asks the model the same on the machine where it runs.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equilib.int8 import FakeQuantize, QuantizedLayer
+
+KEY = "equilib.self_test"
+IMAGES = 4
+_ANSWERS = 64  # of an output with more numbers, so many are kept for each image
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What a model must answer.
+
+    Attributes:
+        shape: (channels, height, width) of an image.
+        low, high: of the images' values.
+        answers: for each image, its outputs (evenly spaced ones, where there are many).
+        tolerance: how far answers may be off, root mean square.
+    """
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    answers: tuple[tuple[float, ...], ...]
+    tolerance: float
+
+    def images(self) -> np.ndarray:
+        """(4, *shape) float32: noise at three scales in 256 levels, by integer arithmetic alone."""
+        levels = _levels(self.shape)
+        return (self.low + levels * ((self.high - self.low) / 255)).astype(np.float32)
+
+    def error(self, outputs: np.ndarray) -> float:
+        """The root-mean-square difference of a model's outputs from the answers; NaN where it gives no numbers."""
+        expected = np.asarray(self.answers)
+        actual = _kept(np.asarray(outputs, np.float64))
+        if actual.shape != expected.shape:
+            return float("nan")
+        return float(np.sqrt(np.square(actual - expected).mean()))
+
+    def to_json(self) -> str:
+        """For the file's metadata; :func:`read` gives the object back."""
+        return json.dumps(asdict(self))
+
+
+def read(text: str) -> SelfTest:
+    """The self-test in a file's metadata; raises ValueError where it is none."""
+    try:
+        values = json.loads(text)
+        answers = tuple(tuple(float(value) for value in row) for row in values.pop("answers"))
+        test = SelfTest(shape=tuple(int(n) for n in values.pop("shape")), answers=answers, **values)
+        numbers = (test.low, test.high, test.tolerance, *(value for row in answers for value in row))
+        if len(answers) != IMAGES or not all(np.isfinite(number) for number in numbers):
+            raise ValueError("answers are missing")
+        return test
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"its self-test cannot be read ({error})") from error
+
+
+def _levels(shape: tuple[int, ...]) -> np.ndarray:
+    """(4, *shape) integers from 0 to 255: the mean of three grids of noise, coarse, middle and fine."""
+    axes = np.ogrid[tuple(slice(n) for n in (IMAGES, *shape))]
+    total = np.zeros((IMAGES, *shape), np.uint32)
+    for number, cell in enumerate((max(2, shape[-1] // 4), max(2, shape[-1] // 12), 1), start=1):
+        mixed = np.full((1,) * (1 + len(shape)), number * 0x1E3779B1 % 2**32, np.uint32)
+        for place, axis in enumerate(axes):
+            step = axis // cell if place >= 2 else axis
+            mixed = (mixed ^ step.astype(np.uint32)) * np.uint32(0x85EBCA6B)
+            mixed = mixed ^ (mixed >> np.uint32(13))
+        total = total + (((mixed * np.uint32(0xC2B2AE35)) >> np.uint32(16)) & np.uint32(255))
+    return total // 3
+
+
+def _kept(outputs: np.ndarray) -> np.ndarray:
+    flat = outputs.reshape(len(outputs), -1)
+    return flat[:, :: max(1, -(-flat.shape[1] // _ANSWERS))]
+
+
+def make(network: nn.Module, shape: tuple[int, ...]) -> SelfTest:
+    """The self-test of a network that is about to be exported, in single precision.
+
+    Tolerance: kernels and simulation round the same real numbers, and differ only where one lies halfway between two
+    levels.  Those are a small share of all roundings, so a right kernel is nearer to the simulation than the simulation
+    is to the network without rounding.  That distance is the tolerance; of a network that is not quantized, 1e-4 of its
+    largest output.
+
+    Raises:
+        ValueError: the network answers with NaN or infinity, or with several tensors.
+    """
+    quantizer = next((module for module in network.modules() if isinstance(module, FakeQuantize)), None)
+    low, high = (-2.0, 2.0) if quantizer is None else quantizer.range
+    empty = SelfTest(tuple(shape), low, high, (), 0.0)
+    images = torch.from_numpy(empty.images())
+    with torch.no_grad():
+        outputs = network(images)
+        if not isinstance(outputs, Tensor):
+            raise ValueError(f"{type(network).__name__} gives several tensors; export a network with one output")
+        if not torch.isfinite(outputs).all():
+            raise ValueError(
+                f"{type(network).__name__} answers random images with NaN or infinity, so it is not written"
+            )
+        if quantizer is None:
+            tolerance = 1e-4 * outputs.abs().max().item()
+        else:
+            tolerance = (outputs - _unrounded(network)(images)).double().square().mean().sqrt().item()
+    kept = _kept(outputs.numpy().astype(np.float64))
+    scale = np.abs(kept).max()
+    answers = tuple(tuple(float(f"{value:.7g}") for value in row) for row in kept)
+    return SelfTest(tuple(shape), low, high, answers, float(f"{max(tolerance, 1e-5 * scale, 1e-30):.3g}"))
+
+
+class _Clip(nn.Module):
+    """What a fake quantizer does, without rounding."""
+
+    def __init__(self, quantizer: FakeQuantize):
+        super().__init__()
+        self.low, self.high = quantizer.range
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+
+def _unrounded(network: nn.Module) -> nn.Module:
+    """A copy of a simulated network that clips where it did, and rounds nothing but biases."""
+    network = deepcopy(network)
+    for parent in list(network.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, FakeQuantize):
+                setattr(parent, name, _Clip(module))
+            elif isinstance(module, QuantizedLayer):
+                setattr(parent, name, module.layer)
+    return network
