@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from equilib.int8 import QuantizedLayer, Scheme
+from equilib.layouts import architecture, prepared
 from equilib.results import has_vnni, written_whole
 
 
@@ -156,7 +157,11 @@ def _store_integers(model) -> None:
 
 
 def session(path: str | Path, *, threads: int = 1):
-    """An onnxruntime session on the CPU; raises ValueError where the file is no ONNX network of this project."""
+    """An onnxruntime session on the CPU, in the layout that suits the machine (:mod:`equilib.layouts`).
+
+    Raises:
+        ValueError: the file is no ONNX network of this project.
+    """
     import onnxruntime
 
     path = Path(path)
@@ -167,10 +172,10 @@ def session(path: str | Path, *, threads: int = 1):
     options.log_severity_level = 3
     # x86 processors without VNNI add pairs of products in 16 bits and saturate; onnxruntime then multiplies unsigned by
     # unsigned instead, which is slower and right.  With VNNI both are right, and this would take twice as long.
-    if not has_vnni():
+    if architecture() == "x86_64" and not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        running = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        running = onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
     inputs = running.get_inputs()
@@ -228,5 +233,5 @@ def _optimized(path: str | Path):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.log_severity_level = 3
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
         return onnx.load(options.optimized_model_filepath)
