@@ -23,6 +23,7 @@ from torch import fx, nn
 from equilib import self_test
 from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
+from equilib.layouts import architecture, prepared
 from equilib.results import has_vnni, written_whole
 from equilib.self_test import SelfTest
 
@@ -227,7 +228,9 @@ def _store_integers(model) -> None:
 
 
 def session(path: str | Path, *, threads: int = 1):
-    """An onnxruntime session on the CPU, after the file's self-test, if it carries one.
+    """An onnxruntime session on the CPU, in the layout that suits the machine (:mod:`equilib.layouts`).
+
+    It exists after the file's self-test, if the file carries one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -256,10 +259,10 @@ def _open(path: Path, threads: int):
     options.log_severity_level = 3
     # x86 processors without VNNI add pairs of products in 16 bits and saturate; onnxruntime then multiplies unsigned by
     # unsigned instead, which is slower and right.  With VNNI both are right, and this would take twice as long.
-    if not has_vnni():
+    if architecture() == "x86_64" and not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
 
@@ -335,5 +338,5 @@ def _optimized(path: str | Path):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.log_severity_level = 3
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
         return onnx.load(options.optimized_model_filepath)

@@ -190,13 +190,17 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
-def has_vnni(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
-    """Whether this processor adds products of bytes in 32 bits (VNNI on x86); False where the system does not say."""
-    try:
-        flags = next(line for line in Path(cpuinfo).read_text().splitlines() if line.startswith("flags")).split()
-    except (OSError, StopIteration):
-        return False
-    return "avx512_vnni" in flags or "avx_vnni" in flags
+def has_vnni() -> bool:
+    """Whether this processor adds products of bytes in 32 bits (VNNI on x86); False where there is no such thing (Arm).
+
+    torch asks the processor itself, so the answer is right on Linux, macOS and Windows.
+    """
+    import torch
+
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11: AVX-512's alone
+        return torch.cpu._is_vnni_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
 
 
 def markdown_table(rows: list[dict]) -> str:

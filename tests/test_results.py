@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from equilib import device, results, training
 from equilib.deploy import deploy
@@ -89,9 +90,23 @@ def test_json_comes_back_and_lists_of_numbers_take_one_line(tmp_path):
     assert '"a": [1, 2.5, -3e-07],' in (tmp_path / "x.json").read_text()
 
 
-def test_vnni_is_read_from_the_flags_and_else_not_assumed(tmp_path):
-    for flags, expected in {"fpu avx2 avx512_vnni": True, "avx2 avx_vnni sse": True, "avx2 avx512f": False}.items():
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-        assert results.has_vnni(tmp_path / "cpuinfo") is expected
-    (tmp_path / "cpuinfo").write_text("processor : 0\nFeatures : asimddp\n")
-    assert not results.has_vnni(tmp_path / "cpuinfo") and not results.has_vnni(tmp_path / "nowhere")
+def test_vnni_is_what_the_processor_says(monkeypatch):
+    x86, arm = {"avx2": True, "avx512_vnni": False, "avx_vnni": False}, {"neon": True, "dot": True, "i8mm": True}
+    for capabilities, expected in (
+        (x86, False),
+        (x86 | {"avx512_vnni": True}, True),
+        (x86 | {"avx_vnni": True}, True),  # of processors without AVX-512
+        (arm, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
+        assert results.has_vnni() is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # an older torch
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert results.has_vnni()
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux lists the flags in a file")
+def test_vnni_agrees_with_the_flags_of_linux():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    assert results.has_vnni() == ("avx512_vnni" in flags or "avx_vnni" in flags)

@@ -1,0 +1,92 @@
+"""Other runtimes than onnxruntime for the same ONNX files, each an optional extra, behind one interface.
+
+A runtime runs the network in the layout that was fastest for it on this kind of machine (:mod:`equilib.layouts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equilib import device
+from equilib.layouts import prepared
+
+Classifier = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Something that runs ONNX files.
+
+    Attributes:
+        name: as tables and :data:`equilib.layouts.MEASURED` have it; also the package that Python imports.
+        extra: of this project, which installs it; empty for what always comes along.
+        open: (path, threads) to a function from images to logits.
+    """
+
+    name: str
+    extra: str
+    open: Callable[[Path, int], Classifier]
+
+    def available(self) -> bool:
+        return find_spec(self.name) is not None
+
+    def load(self, path: str | Path, *, threads: int = 1) -> Classifier:
+        """A function from normalised images (B, 3, n, n) to logits (B, classes), on the CPU.
+
+        Raises:
+            RuntimeError: the runtime is not installed.
+            FileNotFoundError, ValueError: the file is missing, or no network that it can run.
+        """
+        path = Path(path)
+        if not self.available():
+            raise RuntimeError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; write it with equilib quantize")
+        return self.open(path, threads)
+
+
+def _onnxruntime(path: Path, threads: int) -> Classifier:
+    session = device.session(path, threads=threads)
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: _array(images)})[0])
+
+
+def _openvino(path: Path, threads: int) -> Classifier:
+    from io import BytesIO
+
+    import openvino
+
+    network = prepared(path, "openvino")
+    # In float32: by default activations that are not quantized become bfloat16 where the processor has it, and so do
+    # FP32 files.
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    core = openvino.Core()
+    try:
+        model = core.read_model(BytesIO(network) if isinstance(network, bytes) else network)
+        compiled = core.compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        reason = next(line for line in reversed(str(error).splitlines()) if line.strip())
+        raise ValueError(f"{path} is no ONNX file that OpenVINO can run ({reason.strip()})") from error
+    if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:
+        raise ValueError(f"{path} is another network: it has {len(compiled.inputs)} inputs and not one")
+    return lambda images: torch.from_numpy(compiled(_array(images))[0].copy())
+
+
+def _array(images: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(images.numpy(), dtype=np.float32)
+
+
+RUNTIMES = {
+    runtime.name: runtime
+    for runtime in (
+        Runtime("onnxruntime", "", _onnxruntime),
+        Runtime("openvino", "openvino", _openvino),
+    )
+}
