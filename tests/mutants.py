@@ -79,12 +79,13 @@ FIELDS = _of(
 
 FILTERS = _of(
     "filters",
-    "test_filters.py test_layers.py",
+    "test_filters.py",
     ("tied copies keep the order of their input channels", "turned[:, source] if regular_input else turned", "turned"),
     (
         "rotated copies are not tied",
         "turns = 4 if group.rotations % 4 == 0 else 2 if group.rotations % 2 == 0 else 1",
         "turns = 1",
+        "test_layers.py::test_quarter_turns_of_the_bank_are_equal_to_the_bit",
     ),
     ("the filter at one pixel has another norm", "group.order**-0.5", "1.0"),
     ("the pixel basis knows no reflections", "(False, True)[: 1 + group.reflections]", "(False,)"),
@@ -271,7 +272,11 @@ MOBILENET = _of(
     ("the last batch decides the statistics", "norm.momentum = 1 / count", "norm.momentum = 1.0"),
     ("the estimate leaves its momentum behind", "norm.momentum = momentum", "pass"),
     ("exported ReLUs overwrite what they read", "module.inplace = False", "module.inplace = True"),
-    ("the conventional network sees the corners", "self.pool(self.features(self.input_mask(x)))", "self.pool(self.features(x))"),
+    (
+        "the conventional network sees the corners",
+        "self.pool(self.features(self.input_mask(x)))",
+        "self.pool(self.features(x))",
+    ),
 )
 
 DFQ = _of(
