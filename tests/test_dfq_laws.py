@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from equilib import dfq
+from equilib.plain import GroupMax
 
 
-def folded(*, padding=(0, 0), field_size=None):
-    """Conv, norm, ReLU, conv, norm, ReLU, conv, folded, in double precision; nothing is left at 0 or 1."""
+def trained(*, padding=(0, 0), field_size=None):
+    """Conv, norm, ReLU, conv, norm, ReLU, conv, in double precision; nothing is left at 0 or 1."""
     generator = torch.Generator().manual_seed(0)
     network = nn.Sequential(
         *(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
@@ -25,7 +26,49 @@ def folded(*, padding=(0, 0), field_size=None):
     for name in ("0", "3"):
         if field_size:
             network.get_submodule(name).field_size = field_size
-    return dfq.fold_batch_norm(network)
+    return network
+
+
+def folded(**options):
+    return dfq.fold_batch_norm(trained(**options))
+
+
+def test_folding_leaves_the_function_and_keeps_beta_and_the_size_of_gamma():
+    before = trained()
+    after = dfq.fold_batch_norm(before)
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    assert torch.allclose(before(x), after(x), rtol=1e-12, atol=1e-12)
+    for conv, norm in (("0", before[1]), ("3", before[4])):
+        assert torch.equal(after.get_submodule(conv).output_mean, norm.bias)
+        assert torch.equal(after.get_submodule(conv).output_std, norm.weight.abs())
+        assert (norm.weight < 0).any()
+
+
+def test_one_scale_a_field_where_a_maximum_over_the_field_follows():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), GroupMax(4), nn.Conv2d(2, 5, 1)).double()
+    network[0].field_size = 4
+    with torch.no_grad():
+        network[0].weight.mul_(torch.linspace(0.1, 5, 8, dtype=torch.float64).view(8, 1, 1, 1))
+    equalized, report = dfq.equalize(dfq.trace(network))
+    (scale,) = report.scales.values()
+    fields = scale.unflatten(0, (2, 4))
+    assert torch.equal(fields, fields[:, :1].expand(2, 4)) and (scale.log().abs() > 0.05).any()
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    assert torch.allclose(network(x), equalized(x), rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="maximum over each field"):
+        dfq.rescale(dfq.trace(network), {next(iter(report.scales)): torch.arange(1.0, 9.0)})
+
+
+def test_the_reported_scales_are_those_of_all_sweeps():
+    before = folded()
+    after, report = dfq.equalize(before)
+    assert report.sweeps > 2
+    again = dfq.rescale(before, report.scales)
+    for name, parameter in after.named_parameters():
+        assert torch.allclose(parameter, again.get_parameter(name), rtol=1e-9), name
+    for bad in (-1.0, 0.0, float("inf")):
+        with pytest.raises(ValueError, match="positive and finite"):
+            dfq.rescale(before, {pair: torch.full((8,), bad) for pair in report.scales})
 
 
 def test_statistics_follow_the_scales():
