@@ -250,7 +250,9 @@ def test_the_output_shape_is_known_in_advance(stride, padding):
 
 
 @pytest.mark.parametrize("name, degrees", [("C4", 90), ("C12", 90), ("D4", 90), ("C6", 180), ("C2", 180), ("C3", None)])
-@pytest.mark.parametrize("arguments", [dict(image_input=True), dict(), dict(depthwise="strict")], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [dict(image_input=True), dict(), dict(depthwise="strict")], ids=["image", "dense", "strict"]
+)
 def test_exported_weights_know_the_turn_that_leaves_them_alone(name, degrees, arguments):
     """By 90 degrees wherever the group holds that, since INT8 is invariant only to what is tied."""
     group = Group.parse(name)
