@@ -304,12 +304,6 @@ MOBILENET = _of(
         "int(channels)",
         "::test_channels_are_the_nearest_multiple_that_keeps_90_percent",
     ),
-    (
-        "channels may be none",
-        "max(divisor, int(",
-        "max(0, int(",
-        "::test_channels_are_the_nearest_multiple_that_keeps_90_percent",
-    ),
     ("a block too many", "(6, 24, 2)", "(6, 24, 3)", "::test_the_conventional_network_is_mobilenetv2"),
     (
         "blocks with a stride have a shortcut",

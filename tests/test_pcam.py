@@ -18,7 +18,6 @@ from equilib.pcam import (
     input_range,
     network_inputs,
     normalize,
-    read_images,
     shuffled_order,
     split_path,
     turn_any_angle,
@@ -316,6 +315,8 @@ def test_a_single_bad_label_is_refused(tmp_path):
 
 def test_an_image_file_gives_what_the_data_set_gives(tmp_path):
     from skimage import io
+
+    from equilib.pcam import read_images
 
     x, _ = write(tmp_path, n=2)
     folder = tmp_path / "images"
