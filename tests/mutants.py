@@ -543,10 +543,9 @@ INT8 = _of(
         "test_int8.py::test_a_noise_of_1e_7_is_tied_away_and_a_large_one_refused",
     ),
     (
-        "ties of one kind are skipped",
+        "biases are not tied",
         "if layer.bias is not None:\n                layer.bias.data = turn.tie",
         "if layer.bias is None:\n                layer.bias.data = turn.tie",
-        "test_int8.py::test_a_noise_of_1e_7_is_tied_away_and_a_large_one_refused",
     ),
     (
         "a scale per input channel",

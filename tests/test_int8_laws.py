@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from equilib import dfq, int8
-from equilib.plain import DiscMask, DiscMean
+from equilib.plain import DiscMask, DiscMean, QuarterTurn
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -50,15 +50,36 @@ def test_each_output_channel_has_a_scale_of_its_own():
     assert ((rounded - conv.weight).abs() <= conv.weight.abs().amax((1, 2, 3), True) / 127 / 2 * 1.001).all()
 
 
-def test_biases_are_whole_numbers_of_the_accumulators_unit():
-    torch.manual_seed(0)
-    layer = nn.Linear(6, 5)
+@pytest.mark.parametrize("input_scale", [0.3, 3.0])
+def test_biases_are_whole_numbers_of_the_accumulators_unit(input_scale):
+    layer = nn.Linear(6, 50)
     before = layer.bias.detach().clone().double()
-    quantized = int8.QuantizedLayer(layer, torch.tensor(0.5))
-    unit = 0.5 * quantized.scale.double()
+    quantized = int8.QuantizedLayer(layer, torch.tensor(input_scale))
+    unit = input_scale * quantized.scale.double()
     counts = quantized.layer.bias.double() / unit
-    assert torch.allclose(counts, counts.round(), atol=1e-4) and counts.round().unique().numel() > 1
+    assert torch.allclose(counts, counts.round(), atol=1e-4) and counts.round().unique().numel() > 5
     assert ((quantized.layer.bias - before).abs() <= unit / 2 * 1.001).all()
+
+
+def test_weights_and_biases_are_tied_in_every_layer():
+    """Copies that differ in the last bit become equal; a bias belongs to its output channels, so it is tied as they are."""
+    turn = QuarterTurn(90, (3, 0, 1, 2), inputs=False, outputs=True)
+    conv = nn.Conv2d(1, 8, 3)
+    conv.weight.data = sum(_orbit(turn, conv.weight.data)) * (1 + 1e-6 * torch.randn(8, 1, 3, 3))
+    conv.bias.data = torch.tensor([1.0, 2.0]).repeat_interleave(4) * (1 + 1e-6 * torch.randn(8))
+    conv.quarter_turn = turn
+    for values in (conv.weight, conv.bias):
+        assert not torch.equal(turn.apply(values), values)
+    int8.tie_rotated_copies(nn.Sequential(conv))
+    for values in (conv.weight, conv.bias):
+        assert torch.equal(turn.apply(values), values)
+
+
+def _orbit(turn, weight):
+    copies = [weight]
+    while len(copies) < 4:
+        copies.append(turn.apply(copies[-1]))
+    return copies
 
 
 def masked_network():
