@@ -319,13 +319,11 @@ def test_an_image_file_gives_what_the_data_set_gives(tmp_path):
     from equilib.pcam import read_images
 
     x, _ = write(tmp_path, n=2)
-    folder = tmp_path / "images"
-    folder.mkdir()
     for index in range(2):
-        io.imsave(folder / f"{index}.png", x[index], check_contrast=False)
+        io.imsave(tmp_path / f"{index}.png", x[index], check_contrast=False)
     expected = network_inputs(Patches(tmp_path, "train"), [0, 1], 95)
-    for path in (folder, split_path(tmp_path, "train", "x")):
-        images = [image for _, image in read_images(path, 95)]
+    for files in ([tmp_path / "0.png", tmp_path / "1.png"], [split_path(tmp_path, "train", "x")]):
+        images = [image for file in files for _, image in read_images(file, 95)]
         assert torch.equal(torch.cat(images), expected)
 
 
