@@ -7,7 +7,7 @@ export EQUILIB_BUDGET ?= laptop
 # Cells with the tag nbval-check-output must give what is saved, in any budget; the others must run.
 NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 
-.PHONY: lab test notebooks student site demo repository bench clean
+.PHONY: lab test mutation notebooks student site demo repository bench clean
 .DELETE_ON_ERROR:
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
@@ -19,6 +19,10 @@ lab: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
 	OMP_NUM_THREADS=1 EQUILIB_BUDGET=smoke $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks
+
+# Do the tests bite?  Breaks the library in some two hundred places, one at a time; takes half an hour, for the night.
+mutation: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation.py
 
 # Run all notebooks from top to bottom and save them with their outputs.
 notebooks: $(STAMP)

@@ -88,7 +88,7 @@ def _synthetic() -> str:
 
 
 def _pcam(folder: Path) -> str:
-    from equilib.pcam import SPLITS, PatchFileError, Patches
+    from equilib.pcam import SPLITS, Patches, PatchFileError
 
     found = []
     for split in SPLITS:

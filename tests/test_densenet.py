@@ -80,7 +80,5 @@ def test_configurations_that_make_no_network_are_refused(bad, words):
 
 
 def test_channels_that_make_no_whole_fields_are_refused():
-    with pytest.raises(
-        ValueError, match=r"growth=20 is no multiple of \|D4\| = 8"
-    ):
+    with pytest.raises(ValueError, match=r"growth=20 is no multiple of \|D4\| = 8"):
         EquivariantDenseNet(DenseNetConfig(growth=20))

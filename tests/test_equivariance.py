@@ -177,3 +177,35 @@ def test_the_mean_over_quarter_turns_is_invariant(tissue):
     assert_equivariant(averaged, images, (90, 180, 270), tolerance=1e-12)
     invariant = mean_over_quarter_turns(lambda x: x.mean((2, 3)))
     assert torch.allclose(invariant(images), images.mean((2, 3)))
+
+
+def test_the_unit_is_the_spread_of_each_output_about_its_own_mean(tissue):
+    """Outputs of different size (a bias of the classifier) are no spread over patches."""
+
+    class Shifted(Lopsided):
+        def forward(self, x):
+            return super().forward(x) + torch.tensor([1e3, -1e3])
+
+    plain, shifted = (equivariance_error(m.double(), tissue.double(), 90) for m in (Lopsided(), Shifted()))
+    assert shifted.rms == pytest.approx(plain.rms, rel=1e-6) and shifted.worst == pytest.approx(plain.worst, rel=1e-6)
+
+
+def test_flips_are_shares_of_patches_at_each_angle_against_the_unrotated_one():
+    """The class is whether the corner is white: at two of three angles for one patch, at one for the other."""
+    images = torch.zeros(2, 1, 5, 5)
+    images[0, 0, 0, [0, -1]], images[0, 0, -1, 0] = 1, 1  # three white corners, the one at the top left among them
+    images[1, 0, 0, -1] = 1  # the one at the top right: a quarter turn takes it to the top left
+
+    def corner(x):
+        return torch.stack([torch.full((len(x),), 0.5), x[:, 0, 0, 0]], 1)
+
+    spread = rotation_spread(corner, images, (90, 180, 270))
+    assert spread.flips_by_angle == (0.5, 0.5, 0.0) and spread.flips == pytest.approx(1 / 3)
+    assert equivariance_error(corner, images, 90).flips == 0.5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_leaves_the_mode_as_it_was(tissue, training):
+    model = nn.Sequential(nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train(training)
+    assert torch.equal(run_model(model, tissue), run_model(model, tissue)), "evaluated, so nothing is dropped"
+    assert model.training == training

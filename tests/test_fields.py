@@ -182,3 +182,25 @@ def test_arrows_of_both_ways_are_drawn_where_they_are_and_as_they_point():
     first, last = figure.axes[0].collections
     assert np.array_equal(first.XY, [[6, 2]]) and (first.U, first.V) == (3, 4) and len(last.XY) == 0
     assert len(figure.axes[1].collections[1].XY) == 1 and figure.axes[0].get_ylim()[0] > figure.axes[0].get_ylim()[1]
+
+
+def test_interpolation_is_linear_and_repeats_the_edge():
+    """Linear in the picture, also where the spline overshoots an edge; a constant picture stays constant to its corners."""
+    steps = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
+    steps[..., 7:] = 1
+    other = torch.randn(1, 1, 15, 15, dtype=torch.float64)
+    apart, together = rotate(steps, 30) + rotate(other, 30), rotate(steps + other, 30)
+    assert torch.allclose(apart, together, atol=1e-12)
+    assert rotate(steps, 30).max() > 1.01, "cubic splines overshoot; cutting that off would not be linear"
+    grey = torch.full((1, 1, 15, 15), 0.4)
+    assert torch.allclose(rotate(grey, 30), grey, atol=1e-6)
+
+
+def test_the_photograph_lies_as_in_scikit_image():
+    from skimage import data
+
+    original = data.immunohistochemistry()[100:400, 130:430] / 255
+    picture = tissue_photograph(30).permute(1, 2, 0).numpy()
+    blocks = original.reshape(30, 10, 30, 10, 3).mean((1, 3))
+    assert np.corrcoef(picture.ravel(), blocks.ravel())[0, 1] > 0.97
+    assert np.corrcoef(picture.transpose(1, 0, 2).ravel(), blocks.ravel())[0, 1] < 0.8

@@ -169,3 +169,25 @@ def test_bars_of_basis_sizes_are_labelled_as_asked():
     ax = figure.axes[0]
     assert [bars[0].get_height() for bars in ax.containers] == [36, 9, 6]
     assert (ax.get_title(), ax.get_xlabel()) == ("one filter", "from, to")
+
+
+def test_the_steering_error_is_what_the_aliases_cost():
+    """A response with power p_k at angular frequency k, turned by t as frequency m is: sum_k p_k |exp(i (k - m) t) - 1|^2."""
+    for atom in (Atom(1.0, 2, 0.4), Atom(1.0, 3, 0.4), Atom(2.0, 1, 0.6)):
+        size = 2 * int(atom.ring) + 1
+        shares = angular_spectrum(atom.sample(size), highest=23)  # of 48 directions: all frequencies but one
+        assert shares.sum().item() == pytest.approx(1, abs=1e-9)
+        turns = 2 * torch.pi * torch.arange(8, dtype=torch.float64) / 8
+        off = torch.arange(-23, 24)[:, None] - atom.frequency
+        expected = (shares[:, None] * (torch.exp(1j * off * turns) - 1).abs().square()).sum(0).mean().sqrt().item()
+        assert steering_error([atom], size, "C8") == pytest.approx(expected, rel=1e-6)
+        assert expected > 0.01
+
+
+@pytest.mark.parametrize("name", ["C1", "C4", "D4"])
+def test_the_filter_at_one_pixel_has_the_norm_of_the_others(name):
+    """e2cnn's basis filters have norm 1 a field; the one that is written down here (one pixel, an image) has it, too."""
+    group = Group.parse(name)
+    single = steerable_basis(group, "trivial", "regular", 1)
+    assert single.square().sum().item() == pytest.approx(1)
+    assert torch.allclose(single, single[:, :1].expand_as(single)), "at the origin a rotation does nothing"

@@ -124,3 +124,45 @@ def test_explanations_name_numbers():
 def test_impossible_windows_are_refused(arguments, word):
     with pytest.raises(ValueError, match=word):
         Window(*arguments)
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_centres_are_the_means_of_what_each_window_reads(dilation):
+    """Every window by itself, padding included: its centre is the middle of its taps."""
+    window = Window(3, 2, 1, dilation)
+    starts = range(-1, -1 + 2 * window.output_size(15), 2)
+    means = [sum(start + dilation * tap for tap in range(3)) / 3 for start in starts]
+    assert window.centres(15) == pytest.approx(means)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.integers(4, 20),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 3),
+    dilation=st.integers(1, 3),
+)
+def test_exact_means_symmetric_centres_with_dilation_too(size, kernel, stride, padding, dilation):
+    window = Window(kernel, stride, padding, dilation)
+    if window.span(size) < 0:
+        return
+    centres = window.centres(size)
+    assert window.exact(size) == (sorted(size - 1 - c for c in centres) == centres)
+    assert all(-padding <= c - dilation * (kernel - 1) / 2 for c in centres), "no window starts before the padding"
+    assert all(c + dilation * (kernel - 1) / 2 <= size - 1 + padding for c in centres), "none ends behind it"
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_repairs_reach_as_far_as_the_dilated_kernel(dilation):
+    window = Window(3, 3, 0, dilation)
+    reach = 2 * dilation
+    for size in (12, 13, 14):
+        expected = [
+            (before, after)
+            for before in range(reach + 1)
+            for after in range(reach + 1)
+            if Window(3, 3, before, dilation, after).exact(size)
+        ]
+        repairs = repairing_paddings(size, window)
+        assert sorted(repairs) == expected and [sum(p) for p in repairs] == sorted(sum(p) for p in repairs)

@@ -7,7 +7,16 @@ from e2cnn.nn import GeometricTensor
 
 from equilib.fields import Group, channel_permutation, rotate_field
 from equilib.filters import steerable_basis
-from equilib.layers import FieldBatchNorm, FieldReLU, FieldSequence, SteerableConv, image_type, regular_type
+from equilib.layers import (
+    EquivariantResidual,
+    FieldBatchNorm,
+    FieldReLU,
+    FieldSequence,
+    InvariantLinear,
+    SteerableConv,
+    image_type,
+    regular_type,
+)
 from equilib.plain import facts
 
 
@@ -225,3 +234,54 @@ def test_wrong_field_type_is_refused():
         SteerableConv(group, 6, 8, 1)
     with pytest.raises(ValueError, match="depthwise"):
         SteerableConv(group, 8, 8, 1, depthwise="seperable")
+
+
+def test_filters_start_by_fan_out_where_inputs_and_outputs_differ():
+    group = Group.parse("C4")
+    for inputs, outputs in ((40, 400), (400, 40)):
+        layer = SteerableConv(group, inputs, outputs, 1)
+        assert layer.filter().std().item() == pytest.approx((2 / outputs) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("stride, padding", [(1, 0), (1, 1), (2, 0), (2, 1)])
+def test_the_output_shape_is_known_in_advance(stride, padding):
+    layer = SteerableConv(Group.parse("C4"), 4, 8, 3, stride=stride, padding=padding)
+    x = GeometricTensor(torch.randn(2, 4, 9, 10), layer.in_type)
+    assert layer.evaluate_output_shape(x.tensor.shape) == tuple(layer(x).tensor.shape)
+
+
+@pytest.mark.parametrize("name, degrees", [("C4", 90), ("C12", 90), ("D4", 90), ("C6", 180), ("C2", 180), ("C3", None)])
+@pytest.mark.parametrize(
+    "arguments", [dict(image_input=True), dict(), dict(depthwise="strict")], ids=["image", "dense", "strict"]
+)
+def test_exported_weights_know_the_turn_that_leaves_them_alone(name, degrees, arguments):
+    """By 90 degrees wherever the group holds that, since INT8 is invariant only to what is tied."""
+    group = Group.parse(name)
+    inputs = 3 if "image_input" in arguments else 2 * group.order
+    conv = SteerableConv(group, inputs, 2 * group.order, 3 if name != "C12" or arguments else 1, **arguments).export()
+    linear = InvariantLinear(group, 2 * group.order, 3).export()
+    if degrees is None:
+        assert conv.quarter_turn is None and linear.quarter_turn is None
+        return
+    assert conv.quarter_turn.degrees == linear.quarter_turn.degrees == degrees
+    assert torch.allclose(conv.quarter_turn.apply(conv.weight), conv.weight, atol=1e-6)
+    assert torch.equal(linear.quarter_turn.apply(linear.weight), linear.weight)
+    assert torch.equal(linear.quarter_turn.apply(linear.bias), linear.bias)
+
+
+def test_the_invariant_classifier_sees_means_and_exports_as_a_plain_one():
+    group = Group.parse("C4")
+    layer = InvariantLinear(group, 12, 2)
+    x = torch.randn(5, 12)
+    means = torch.stack([x[:, 4 * field : 4 * field + 4].mean(1) for field in range(3)], 1)
+    assert torch.allclose(layer(x), layer.linear(means), atol=1e-6)
+    assert torch.allclose(layer.export()(x), layer(x), atol=1e-6)
+
+
+def test_a_residual_of_fields_adds_what_it_was_given():
+    group = Group.parse("C4")
+    body = FieldSequence(SteerableConv(group, 8, 8, 1))
+    x = GeometricTensor(torch.randn(2, 8, 5, 5), body.in_type)
+    residual = EquivariantResidual(body)
+    assert torch.allclose(residual(x).tensor, x.tensor + body(x).tensor)
+    assert torch.allclose(residual.export()(x.tensor), residual(x).tensor, atol=1e-6)

@@ -4,8 +4,10 @@ from conftest import randomize
 from torch import nn
 
 from equilib.equivariance import assert_equivariant, equivariance_error, run_model
+from equilib.fields import disc_mask
 from equilib.mobilenet import (
     IMAGENET_STRIDES,
+    PCAM_STRIDES,
     EquivariantMobileNetV2,
     InexactGridError,
     MobileNetConfig,
@@ -14,6 +16,8 @@ from equilib.mobilenet import (
     count_costs,
     count_parameters,
     estimate_statistics,
+    exported,
+    round_channels,
 )
 
 
@@ -227,3 +231,88 @@ def test_statistics_of_batches_are_the_mean_of_those_of_each():
     mean, variance = (torch.stack(values).mean(0) for values in zip(*parts))
     assert torch.allclose(norm.running_mean, mean, atol=1e-6) and torch.allclose(norm.running_var, variance, rtol=1e-5)
     assert norm.momentum == 0.1 and not network.training
+
+
+@pytest.mark.parametrize("divisor", [1, 4, 8, 12, 24])
+def test_channels_are_the_nearest_multiple_that_keeps_90_percent(divisor):
+    """MobileNetV2's rule, by trying all multiples: the nearest one (the larger of two), or the next if that is too few."""
+    for channels in torch.arange(0.5, 100, 0.3).tolist():
+        multiples = [divisor * count for count in range(1, 110)]
+        nearest = min(multiples, key=lambda m: (abs(m - channels), -m))
+        expected = nearest if nearest >= 0.9 * channels else nearest + divisor
+        rounded = round_channels(channels, divisor)
+        assert rounded == expected, (channels, divisor)
+        assert rounded % divisor == 0 and rounded >= max(divisor, 0.9 * channels)
+    # By hand: 11.2 (the width 0.35 of 32) to 8 would lose 29 %; 30 to 24 would lose 20 %; 35 to 32 loses 9 %.
+    assert [round_channels(*pair) for pair in ((11.2, 8), (30, 24), (35, 8))] == [16, 48, 32]
+
+
+def test_of_five_strides_the_first_three_are_kept():
+    kept = [row for row, stride in enumerate(IMAGENET_STRIDES) if stride == 2][:3]
+    assert [row for row, stride in enumerate(PCAM_STRIDES) if stride == 2] == kept
+    config = MobileNetConfig(width=0.35, group="C4")
+    strided = [stage.name for stage in config.stages if stage.window.stride == 2]
+    # Sandler et al. 2018: the first layer of a row strides.  Rows begin at blocks 1, 2, 4, 7, 11, 14 and 17.
+    assert strided == ["stem", "block2", "block4"]
+    assert config.final_size == 11
+
+
+def test_multiply_accumulates_are_the_published_ones():
+    """300 million for MobileNetV2 on 224 x 224 pixels (Sandler et al. 2018, Table 4)."""
+    config = MobileNetConfig(
+        divisor=8,
+        group="C8",
+        strides=IMAGENET_STRIDES,
+        classes=1000,
+        input_size=224,
+        strided_padding=1,
+        allow_inexact=True,
+    )
+    costs = count_costs(MobileNetV2(config), 224)
+    assert sum(cost.macs for cost in costs) == pytest.approx(300e6, rel=0.01)
+    stem = costs[0]
+    assert (stem.output_shape, stem.parameters, stem.macs) == ((32, 112, 112), 27 * 32, 27 * 32 * 112**2)
+
+
+@pytest.mark.parametrize("kind", ["conventional", "equivariant"])
+def test_networks_start_as_mobilenetv2_does(kind):
+    """Convolutions by He's rule with fan out, the classifier small, its bias 0."""
+    network = build(kind, MobileNetConfig(width=1.0, group="C4"))
+    plain = exported(network)
+    for name in ("features.stem.conv", "features.block4.expand.conv", "features.block4.project.conv"):
+        conv = plain.get_submodule(name)
+        fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.15), name
+    linear = network.classifier if kind == "conventional" else network.classifier.linear
+    assert linear.weight.std().item() == pytest.approx(0.01, rel=0.15) and not linear.bias.any()
+
+
+@pytest.mark.parametrize("kind", ["conventional", "equivariant"])
+def test_the_corners_do_not_count(kind, small, tissue):
+    """…so that what leaves the picture by a rotation was never seen."""
+    network = randomize(build(kind, small), tissue)
+    outside = disc_mask(95) == 0
+    changed = torch.where(outside, 5.0, tissue)
+    assert not torch.equal(changed, tissue)
+    for model in (network, exported(network)):
+        assert torch.equal(run_model(model, changed), run_model(model, tissue))
+
+
+def test_dropout_behind_the_maximum_takes_single_channels():
+    """There each field is one channel: nothing is left to drop together."""
+    config = MobileNetConfig(width=0.35, group="C4", dropout=0.5, group_pooling="max")
+    dropped = build("equivariant", config).dropout(torch.ones(500, 12)).unflatten(1, (-1, 4)) == 0
+    assert 0.3 < (dropped[..., 0] != dropped[..., 1]).double().mean() < 0.7
+
+
+def test_exported_networks_keep_what_stands_before_a_relu(small, tissue):
+    """Quantization looks at the values there; the network that trains may overwrite them, its copy may not."""
+    network = randomize(build("conventional", small), tissue)
+    seen = []
+    plain = exported(network)
+    plain.features.stem.norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    run_model(plain, tissue)
+    assert seen[0].min() < 0
+    assert all(module.inplace for module in network.modules() if isinstance(module, nn.ReLU)), (
+        "the network stays as it was"
+    )

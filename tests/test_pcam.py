@@ -295,3 +295,51 @@ def test_a_share_of_the_patches_is_turned_and_the_others_are_untouched():
     turned = turn_any_angle(images, torch.Generator().manual_seed(0), 0.25)
     same = (turned - images).abs().amax((1, 2, 3)) < 1e-5
     assert 0.65 < same.double().mean() < 0.85
+
+
+def test_a_limit_takes_the_first_patches_and_hides_the_others(tmp_path):
+    x, _ = write(tmp_path, y=np.array([1] * 6 + [0] * 14, np.uint8))
+    patches = Patches(tmp_path, "train", limit=6)
+    images, labels = patches.__getitems__(range(6))
+    assert np.array_equal(images, x[:6]) and labels.tolist() == [1] * 6
+    for outside in ([6], [0, 19], [-1]):
+        with pytest.raises(IndexError, match="of 6"):
+            patches.images(outside)
+
+
+def test_a_single_bad_label_is_refused(tmp_path):
+    write(tmp_path, y=np.array([0, 1] * 9 + [1, 2], np.uint8))
+    with pytest.raises(PatchFileError, match="0 and 1"):
+        Patches(tmp_path, "train")
+
+
+def test_an_image_file_gives_what_the_data_set_gives(tmp_path):
+    from skimage import io
+
+    from equilib.pcam import read_images
+
+    x, _ = write(tmp_path, n=2)
+    for index in range(2):
+        io.imsave(tmp_path / f"{index}.png", x[index], check_contrast=False)
+    expected = network_inputs(Patches(tmp_path, "train"), [0, 1], 95)
+    for files in ([tmp_path / "0.png", tmp_path / "1.png"], [split_path(tmp_path, "train", "x")]):
+        images = [image for file in files for _, image in read_images(file, 95)]
+        assert torch.equal(torch.cat(images), expected)
+
+
+def test_turning_a_grey_patch_leaves_it_grey():
+    """Up to its corners: what comes from outside repeats the edge."""
+    grey = torch.full((8, 3, 15, 15), 100.0)
+    assert torch.allclose(turn_any_angle(grey, torch.Generator().manual_seed(0)), grey, atol=1e-3)
+
+
+def test_stains_get_weaker_and_stronger_and_black_stays_finite():
+    images = torch.randint(60, 200, (200, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    brighter = vary_stain(images, 0.1, torch.Generator().manual_seed(2)).mean((1, 2, 3)) > images.double().mean(
+        (1, 2, 3)
+    )
+    assert 0.3 < brighter.double().mean() < 0.7
+    extremes = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    for seed in range(20):
+        changed = vary_stain(extremes, 0.2, torch.Generator().manual_seed(seed))
+        assert torch.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 255

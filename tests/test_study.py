@@ -336,3 +336,35 @@ def test_accuracy_by_angle_closes_the_circle_and_keeps_styles():
     with pytest.raises(ValueError, match="at most 2 conventional"):
         names = [f"conventional {index}" for index in range(3)]
         figures.learning_curve({name: {1000: [0.5]} for name in names}, names)
+
+
+def test_equal_logits_count_as_class_0():
+    """As argmax has it, which metrics and `equilib predict` follow."""
+    tied = run([1, 1])
+    tied.figures["per_patch"] |= {"label": [0, 1], "fp32": [0.0, 0.0]}
+    assert tied.correct().tolist() == [1, 0]
+
+
+def test_seeds_of_two_networks_are_drawn_independently():
+    """Runs that differ from seed to seed by far more than patches do: their difference is as uncertain as both means."""
+    uneven = [run([share] * 200, seed=seed) for seed, share in enumerate((0, 1, 0, 1))]
+    found, alone = study.advantage(uneven, uneven), study.accuracy(uneven)
+    assert found.mean == 0 and found.low < -0.3 and found.high > 0.3
+    assert found.high - found.low == pytest.approx(2**0.5 * (alone.high - alone.low), rel=0.25)
+
+
+def test_comparable_networks_differ_by_30_percent_of_parameters_at_most():
+    ours = run([1, 0], network="C4")
+    for parameters, expected in ((50, 0), (76, 0), (78, 1), (100, 1), (129, 1), (131, 0), (200, 0)):
+        other = run([1, 0], width=0.5)
+        other.figures["parameters"] = parameters
+        assert len(study_tables.advantage_rows([ours, other])) == expected, parameters
+
+
+def test_rows_show_millions_and_means_over_runs():
+    runs = [run([1, 0]), run([1, 0], seed=1)]
+    runs[1].figures["int8_identical_under_quarter_turns"] = 0.5
+    (row,) = study_tables.rotation_rows(runs)
+    assert row["INT8 identical at quarter turns"] == "75.0 %"
+    (row,) = study_tables.accuracy_rows(runs)
+    assert (row["MACs [millions]"], row["parameters"], row["AUC"]) == ("5", "100", "0.900")

@@ -1,0 +1,921 @@
+"""Deliberate breakages of the library, one line each, that a test must notice; ``tests/mutation.py`` tries them.
+
+A mutant is the mistake of a tired author or the doubt of a careful referee: a sign, an axis, an off-by-one, a forgotten
+square, the wrong split.  None is equivalent: each changes what the code does for some input that the docstrings allow.
+Whoever changes a line that is quoted here changes it here, too (``tests/test_mutation.py`` says so).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class StaleMutantError(ValueError):
+    """The line that a mutant breaks is not in the code, or not once only."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One breakage.
+
+    Attributes:
+        module: of the package, without ``equilib.``
+        says: what is wrong then, in words.
+        line: a part of one line, found once in the module.
+        instead: what replaces it.
+        tests: files or single tests in ``tests/``, separated by spaces, the quickest first.
+    """
+
+    module: str
+    says: str
+    line: str
+    instead: str
+    tests: str
+
+    def broken(self, source: str) -> str:
+        """The module's text with the breakage; raises StaleMutantError where the line is missing or not unique."""
+        if source.count(self.line) != 1:
+            raise StaleMutantError(
+                f"equilib/{self.module}.py holds {self.line!r} {source.count(self.line)} times, not once: "
+                f"bring the mutant «{self.says}» of tests/mutants.py up to date"
+            )
+        return source.replace(self.line, self.instead)
+
+    def apply(self, folder: Path) -> None:
+        """Break the package in this copy of the checkout."""
+        path = folder / "equilib" / f"{self.module}.py"
+        path.write_text(self.broken(path.read_text()))
+
+
+def _of(module: str, tests: str, *rows: tuple[str, ...]) -> list[Mutant]:
+    """Mutants of one module: (what is wrong, line, replacement[, other tests, or ``::test`` for one in the same file])."""
+    chosen = [row[3] if len(row) > 3 else tests for row in rows]
+    return [Mutant(module, *row[:3], tests + own if own.startswith("::") else own) for row, own in zip(rows, chosen)]
+
+
+FIELDS = _of(
+    "fields",
+    "test_fields.py",
+    ("channels shift the other way", "(i - rotation) % group.order", "(i + rotation) % group.order"),
+    ("half turns count as quarter turns", "(angle * self.rotations) % 360 == 0", "(angle * self.rotations) % 180 == 0"),
+    ("reflections do not count in |G|", "(2 if self.reflections else 1)", "(1 if self.reflections else 1)"),
+    ("exact rotations turn clockwise", "torch.rot90(images, int(quarters)", "torch.rot90(images, -int(quarters)"),
+    ("interpolated rotations turn clockwise", "transform.rotate(stack, degrees,", "transform.rotate(stack, -degrees,"),
+    ("what comes from outside is black", 'mode="edge"', 'mode="constant"'),
+    ("overshoots of the spline are cut off", "clip=False", "clip=True"),
+    ("the angle counts reflections as rotations", "rotation * 360 / group.rotations", "rotation * 360 / group.order"),
+    (
+        "channels move by the inverse",
+        "source = list(channel_permutation(group, rotation))",
+        "source = list(channel_permutation(group, -rotation))",
+    ),
+    ("the permutation of dihedral groups is inverted", "np.argmax(matrix, axis=1)", "np.argmax(matrix, axis=0)"),
+    ("a reflection turns the picture upside down", "field.flip(-1) if reflected", "field.flip(-2) if reflected"),
+    ("channels mix by the transposed matrix", '"ij,bfjhw->bfihw"', '"ji,bfjhw->bfihw"'),
+    ("the disc is a pixel too narrow", "(size / 2) ** 2", "((size - 1) / 2) ** 2"),
+    ("the highest irrep is refused", "> group.rotations // 2:", ">= group.rotations // 2:"),
+    ("the photograph is transposed", "permute(2, 0, 1).float()", "permute(2, 1, 0).float()"),
+)
+
+FILTERS = _of(
+    "filters",
+    "test_filters.py",
+    ("tied copies keep the order of their input channels", "turned[:, source] if regular_input else turned", "turned"),
+    (
+        "rotated copies are not tied",
+        "turns = 4 if group.rotations % 4 == 0 else 2 if group.rotations % 2 == 0 else 1",
+        "turns = 1",
+        "test_layers.py::test_quarter_turns_of_the_bank_are_equal_to_the_bit",
+    ),
+    ("the filter at one pixel has another norm", "group.order**-0.5", "1.0"),
+    ("the pixel basis knows no reflections", "(False, True)[: 1 + group.reflections]", "(False,)"),
+    ("the input's representation is not inverted", '"ij,...jkhw,lk->...ilhw"', '"ij,...jkhw,kl->...ilhw"'),
+    ("filters are reflected upside down", "filters.flip(-1) if reflected", "filters.flip(-2) if reflected"),
+    (
+        "the constraint knows no reflections",
+        "generators += [(0, True)] if group.reflections else []",
+        "generators += []",
+    ),
+    ("rings are narrower", "(2 * self.width**2)", "(self.width**2)"),
+    ("the centre has an angle", "if self.frequency:  #", "if False:  #"),
+    ("angles run clockwise from the top", "torch.atan2(y, x)", "torch.atan2(x, y)"),
+    ("y points downwards", "torch.meshgrid(-line, line", "torch.meshgrid(line, line"),
+    (
+        "the outer ring carries frequency 3",
+        "return 2 if ring == kernel_size // 2",
+        "return 3 if ring == kernel_size // 2",
+    ),
+    ("all rings are wide", "return 0.4 if ring == kernel_size // 2", "return 0.6 if ring == kernel_size // 2"),
+    ("the outer ring is missing", "for ring in range(last + 1)", "for ring in range(last)"),
+    ("filters are steered clockwise", "-frequencies * math.radians", "frequencies * math.radians"),
+    ("the bank turns clockwise", "kernel_size, r * group.step)", "kernel_size, -r * group.step)"),
+    ("waves run backwards", "waves = torch.exp(1j *", "waves = torch.exp(-1j *"),
+    ("the steering error is squared", "math.sqrt(wrong / right)", "wrong / right"),
+    ("the steering error forgets the phase", "phase * filters, waves(turn)", "filters, waves(turn)"),
+    ("the spectrum is mirrored", "power[m % directions]", "power[-m % directions]"),
+    ("sines and cosines count once", "1 if atom.frequency == 0 else 2", "1 if atom.frequency == 0 else 1"),
+)
+
+GRIDS = _of(
+    "grids",
+    "test_grids.py",
+    ("the span forgets dilation", "self.after - self.dilation * (self.kernel - 1) - 1", "self.after - self.kernel"),
+    ("one window too few", "// self.stride + 1", "// self.stride"),
+    ("paddings are taken for each other", "== self.after - self.padding", "== self.padding - self.after"),
+    (
+        "centres forget dilation",
+        "-self.padding + self.dilation * (self.kernel - 1) / 2",
+        "-self.padding + (self.kernel - 1) / 2",
+    ),
+    ("taps are neighbours, whatever the dilation", "start + self.dilation * tap", "start + tap"),
+    ("a pixel behind the last is read", "0 <= pixel < size", "0 <= pixel <= size"),
+    (
+        "no padding behind means as much as before",
+        "if self.padding_after is None else",
+        "if not self.padding_after else",
+    ),
+    ("the smallest size is the nearest", "key=lambda c: (abs(c - size), c)", "key=lambda c: c"),
+    ("one stage must be exact, not all", "if all(stage.exact for stage", "if any(stage.exact for stage"),
+    ("every stage sees the input's grid", "size = stages[-1].output_size", "size = stages[-1].size"),
+    (
+        "repairs forget dilation",
+        "for after in range(window.dilation * (window.kernel - 1) + 1)",
+        "for after in range(window.kernel)",
+    ),
+    ("the largest padding comes first", "key=lambda pair: (sum(pair),", "key=lambda pair: (-sum(pair),"),
+)
+
+LAYERS = _of(
+    "layers",
+    "test_layers.py",
+    (
+        "filters are scaled by a variance",
+        "basis.square().sum(0).mean().sqrt()",
+        "basis.square().sum(0).mean()",
+        "::test_filters_start_as_the_conventional_networks",
+    ),
+    (
+        "initialisation by fan in",
+        "2 / (self.kernel_size**2 * self.out_type.size)",
+        "2 / (self.kernel_size**2 * self.in_type.size)",
+        "::test_filters_start_by_fan_out_where_inputs_and_outputs_differ",
+    ),
+    (
+        "the output shape counts padding once",
+        "n + 2 * self.padding",
+        "n + self.padding",
+        "::test_the_output_shape_is_known_in_advance",
+    ),
+    (
+        "quarter turns are never tied, half turns are",
+        "for parts in (4, 2):",
+        "for parts in (2,):",
+        "::test_exported_weights_know_the_turn_that_leaves_them_alone",
+    ),
+    (
+        "weights turn by one step",
+        "channel_permutation(group, group.rotations // parts)",
+        "channel_permutation(group, 1)",
+        "::test_exported_weights_know_the_turn_that_leaves_them_alone",
+    ),
+    (
+        "scale and shift are taken for each other",
+        "self.running_mean, self.running_var, self.weight, self.bias",
+        "self.running_mean, self.running_var, self.bias, self.weight",
+        "::test_field_batch_norm_is_inner_batch_norm",
+    ),
+    (
+        "the running variance is biased",
+        "variance.detach() * (count / max(count - 1, 1))",
+        "variance.detach()",
+        "::test_field_batch_norm_is_inner_batch_norm",
+    ),
+    (
+        "the running mean takes the other share",
+        "self.running_mean.lerp_(mean.detach(), self.momentum)",
+        "self.running_mean.lerp_(mean.detach(), 1 - self.momentum)",
+        "::test_field_batch_norm_is_inner_batch_norm",
+    ),
+    (
+        "momentum of 0.01",
+        "momentum: float = 0.1)",
+        "momentum: float = 0.01)",
+        "::test_field_batch_norm_is_inner_batch_norm",
+    ),
+    (
+        "statistics count channels, not fields",
+        "x.numel() // len(self.in_type)",
+        "x.numel() // self.in_type.size",
+        "::test_field_batch_norm_is_inner_batch_norm",
+    ),
+    (
+        "the compiled formula is unbiased",
+        "(0, 2, 3, 4), correction=0",
+        "(0, 2, 3, 4), correction=1",
+        "::test_the_pass_with_relu_is_a_relu_behind_the_norm",
+    ),
+    (
+        "bfloat16 is summed in bfloat16",
+        "if dtype in (torch.float16, torch.bfloat16)",
+        "if dtype in (torch.float16,)",
+        "::test_field_batch_norm_in_mixed_precision",
+    ),
+    (
+        "the pass with ReLU has none",
+        "x = module(x, relu=True)",
+        "x = module(x)",
+        "::test_a_sequence_gives_what_its_modules_give",
+    ),
+    (
+        "no shortcut",
+        "return x + self.body(x)",
+        "return self.body(x)",
+        "::test_a_residual_of_fields_adds_what_it_was_given",
+    ),
+    (
+        "the exported classifier sums over a field",
+        "repeat_interleave(self.field_size, 1) / self.field_size",
+        "repeat_interleave(self.field_size, 1)",
+        "::test_the_invariant_classifier_sees_means_and_exports_as_a_plain_one",
+    ),
+)
+
+FIELD_NORM = _of(
+    "field_norm",
+    "test_layers.py",
+    (
+        "the spread between blocks is forgotten",
+        "blocks.shares * (variances + (means - mean_columns).square_())",
+        "blocks.shares * variances",
+        "test_layers.py::test_field_batch_norm_is_inner_batch_norm test_layers.py::test_the_pass_with_relu_is_a_relu_behind_the_norm",
+    ),
+    (
+        "the gradient's slope has the wrong sign",
+        "invstd * dweight / -blocks.count",
+        "invstd * dweight / blocks.count",
+        "test_layers.py::test_field_batch_norm_is_inner_batch_norm test_layers.py::test_the_pass_with_relu_is_a_relu_behind_the_norm",
+    ),
+    (
+        "the gradient's offset forgets the mean",
+        "/ -blocks.count - slope * mean",
+        "/ -blocks.count",
+        "test_layers.py::test_field_batch_norm_is_inner_batch_norm test_layers.py::test_the_pass_with_relu_is_a_relu_behind_the_norm",
+    ),
+    (
+        "pixels are counted, not values",
+        "self.count = pixels * size",
+        "self.count = pixels",
+        "test_layers.py::test_field_batch_norm_is_inner_batch_norm test_layers.py::test_the_pass_with_relu_is_a_relu_behind_the_norm",
+    ),
+)
+
+PLAIN = _of(
+    "plain",
+    "test_plain.py",
+    ("weights turn clockwise", "torch.rot90(weight, self.degrees // 90", "torch.rot90(weight, -self.degrees // 90"),
+    ("any weights may be tied", "> 1e-3 * weight", "> 1e3 * weight"),
+    (
+        "the mean depends on where the orbit starts",
+        "((copies[0] + copies[2]) + (copies[1] + copies[3])) / 4",
+        "((copies[0] + copies[1]) + (copies[2] + copies[3])) / 4",
+    ),
+    ("half of the orbit is averaged", "(copies[0] + copies[1]) / 2", "copies[0]"),
+    ("no shortcut", "return x + self.body(x)", "return self.body(x)"),
+    ("nothing is masked", "return x * self.mask", "return x"),
+    ("the mean counts the corners", "mask / mask.sum()", "mask / mask.numel()"),
+    ("the mean takes the corners in", "mask = disc_mask(size)", "mask = torch.ones(size, size)"),
+    ("the maximum is a mean", "(-1, self.field_size)).amax(2)", "(-1, self.field_size)).mean(2)"),
+    ("several fields are dropped together", "x.unflatten(1, (-1, self.size))", "x.unflatten(1, (self.size, -1))"),
+)
+
+MOBILENET = _of(
+    "mobilenet",
+    "test_mobilenet.py",
+    (
+        "channels may shrink by more than 10 %",
+        "rounded + divisor if rounded < 0.9 * channels else rounded",
+        "rounded",
+        "::test_channels_are_the_nearest_multiple_that_keeps_90_percent",
+    ),
+    (
+        "channels are rounded down",
+        "int(channels + divisor / 2)",
+        "int(channels)",
+        "::test_channels_are_the_nearest_multiple_that_keeps_90_percent",
+    ),
+    ("a block too many", "(6, 24, 2)", "(6, 24, 3)", "::test_the_conventional_network_is_mobilenetv2"),
+    (
+        "blocks with a stride have a shortcut",
+        "self.window.stride == 1 and self.inputs == self.outputs",
+        "self.inputs == self.outputs",
+        "::test_the_corners_do_not_count",
+    ),
+    (
+        "other strides are left out",
+        "PCAM_STRIDES = (2, 1, 2, 2, 1, 1, 1, 1)",
+        "PCAM_STRIDES = (2, 1, 2, 1, 2, 1, 1, 1)",
+        "::test_of_five_strides_the_first_three_are_kept",
+    ),
+    (
+        "strides come at the end of a row",
+        "if repeat == 0 else 1",
+        "if repeat == repeats - 1 else 1",
+        "::test_of_five_strides_the_first_three_are_kept",
+    ),
+    (
+        "hidden layers expand the outputs",
+        "channels * expansion",
+        "out * expansion",
+        "::test_the_conventional_network_is_mobilenetv2",
+    ),
+    (
+        "one exact stage is enough",
+        "exact = all(stage.exact for",
+        "exact = any(stage.exact for",
+        "::test_inexact_grids_are_refused_with_where_and_why",
+    ),
+    (
+        "all layers are padded by 1 or 0",
+        "1 if stride == 1 else self.strided_padding",
+        "1 if stride == 1 else 0",
+        "::test_inexact_grids_are_refused_with_where_and_why",
+    ),
+    (
+        "initialisation by fan in",
+        'mode="fan_out"',
+        'mode="fan_in"',
+        "::test_networks_start_as_mobilenetv2_does",
+    ),
+    (
+        "the conventional classifier starts large",
+        "nn.init.normal_(module.weight, std=0.01)",
+        "nn.init.normal_(module.weight, std=0.1)",
+        "::test_networks_start_as_mobilenetv2_does",
+    ),
+    (
+        "the equivariant classifier starts large",
+        "nn.init.normal_(linear.weight, std=0.01)",
+        "nn.init.normal_(linear.weight, std=0.1)",
+        "::test_networks_start_as_mobilenetv2_does",
+    ),
+    (
+        "fields are dropped behind the maximum over them",
+        'if config.field_dropout and config.group_pooling == "mean" else 1',
+        "if config.field_dropout else 1",
+        "::test_dropout_behind_the_maximum_takes_single_channels",
+    ),
+    (
+        "MACs count all filters for each output",
+        "per_output * output[0].numel()",
+        "module.weight.numel() * output[0].numel()",
+        "::test_multiply_accumulates_are_the_published_ones",
+    ),
+    (
+        "the last batch decides the statistics",
+        "norm.momentum = 1 / count",
+        "norm.momentum = 1.0",
+        "::test_statistics_of_batches_are_the_mean_of_those_of_each",
+    ),
+    (
+        "the estimate leaves its momentum behind",
+        "norm.momentum = momentum",
+        "pass",
+        "::test_statistics_of_batches_are_the_mean_of_those_of_each",
+    ),
+    (
+        "exported ReLUs overwrite what they read",
+        "module.inplace = False",
+        "module.inplace = True",
+        "::test_exported_networks_keep_what_stands_before_a_relu",
+    ),
+    (
+        "the conventional network sees the corners",
+        "self.pool(self.features(self.input_mask(x)))",
+        "self.pool(self.features(x))",
+        "::test_the_corners_do_not_count",
+    ),
+)
+
+DFQ = _of(
+    "dfq",
+    "test_dfq_laws.py",
+    ("folding forgets epsilon", "(norm.running_var + norm.eps).rsqrt()", "norm.running_var.rsqrt()"),
+    ("folding adds the mean", "(bias - norm.running_mean) * scale", "(bias + norm.running_mean) * scale"),
+    ("gamma counts with its sign", "norm.weight.detach().abs())", "norm.weight.detach())"),
+    (
+        "outgoing ranges forget negative weights",
+        "layer.weight.detach().abs().flatten(1).amax(1)",
+        "layer.weight.detach().flatten(1).amax(1)",
+    ),
+    ("incoming ranges are means", "grouped.amax((1, 3))", "grouped.mean((1, 3))"),
+    (
+        "the known spread is not scaled",
+        "layer.output_std = layer.output_std * scale",
+        "layer.output_std = layer.output_std",
+    ),
+    (
+        "the known mean is not scaled",
+        "layer.output_mean = layer.output_mean * scale",
+        "layer.output_mean = layer.output_mean",
+    ),
+    ("biases are not scaled", "layer.bias.data = layer.bias.data * scale", "layer.bias.data = layer.bias.data"),
+    ("scales go through a maximum one by one", "tied |= isinstance", "tied &= isinstance"),
+    ("scales of a sweep replace the earlier ones", "scales.get(pair, 1.0) * scale", "scale"),
+    (
+        "one dead side is alive",
+        "(r1 > 0) & (r2 > 0)",
+        "(r1 > 0) | (r2 > 0)",
+        "test_dfq.py::test_dead_channels_are_left_alone",
+    ),
+    (
+        "a field's smallest range counts",
+        "r1 = r1.unflatten(0, (-1, size)).amax(1)",
+        "r1 = r1.unflatten(0, (-1, size)).amin(1)",
+    ),
+    ("scales may be negative", "(scale > 0).all()", "(scale != 0).all()"),
+    ("low biases are absorbed", "deviations * first.output_std).clamp_min(0)", "deviations * first.output_std)"),
+    (
+        "absorbed three deviations too high",
+        "first.output_mean - deviations * first.output_std",
+        "first.output_mean + deviations * first.output_std",
+    ),
+    (
+        "what is absorbed stays in the statistics",
+        "first.output_mean = first.output_mean - amount",
+        "first.output_mean = first.output_mean",
+    ),
+    ("the next bias shrinks", "second.bias.data + _apply_to_constant", "second.bias.data - _apply_to_constant"),
+    (
+        "padding along one axis does not count",
+        "isinstance(second, nn.Conv2d) and any(p != 0",
+        "isinstance(second, nn.Conv2d) and all(p != 0",
+    ),
+    (
+        "a fixed point that is no geometric mean",
+        "torch.stack(ranges).log().mean(0).exp()",
+        "torch.stack(ranges).mean(0)",
+        "test_dfq.py::test_the_closed_form_of_a_chain",
+    ),
+    ("standard deviations of a sum add", "(s1.square() + s2.square()).sqrt()", "s1 + s2"),
+    (
+        "expected errors are added",
+        "module.bias.data - shift",
+        "module.bias.data + shift",
+        "test_dfq.py::test_bias_correction_against_monte_carlo",
+    ),
+    ("a clipped Gaussian forgets its mean", "std * density + mean * below", "std * density"),
+    (
+        "the border counts as the middle does",
+        "inside.mean((0, 2, 3))",
+        "inside.amax((0, 2, 3))",
+        "test_dfq.py::test_bias_correction_against_monte_carlo",
+    ),
+    (
+        "padded averages let shifts through",
+        "module.padding not in (0, (0, 0))",
+        "module.padding is None",
+        "test_dfq.py::test_pooling_between_layers",
+    ),
+)
+
+INT8 = _of(
+    "int8",
+    "test_int8_laws.py",
+    ("integers up to 128", "return -half, half - 1", "return -half, half"),
+    ("negative weights do not count", "torch.maximum(-low, high) / largest", "high / largest"),
+    (
+        "zero lies outside the range",
+        "low, high = min(low, 0.0), max(high, 0.0)",
+        "low, high = low, high",
+        "test_int8.py::test_activation_range_includes_zero_exactly",
+    ),
+    ("a level too many", "2**scheme.activation_bits - 1", "2**scheme.activation_bits"),
+    ("symmetric activations follow the upper end", "high = max(-low, high)", "high = high"),
+    (
+        "the paper's six deviations are five",
+        "deviations: float = 6.0",
+        "deviations: float = 5.0",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    (
+        "a ReLU lets negative values through",
+        "Distribution(0.0, max(source.high, 0.0))",
+        "Distribution(source.low, max(source.high, 0.0))",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    (
+        "masking does not include 0",
+        "Distribution(min(source.low, 0.0), max(source.high, 0.0))",
+        "Distribution(source.low, source.high)",
+    ),
+    (
+        "standard deviations of a sum add",
+        "(a.std.square() + b.std.square()).sqrt()",
+        "a.std + b.std",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    ("the last batch decides the lower end", "Distribution(min(low, before.low)", "Distribution(low"),
+    ("one outlier too many stays out", "flat.kthvalue(flat.numel() - rank)", "flat.kthvalue(flat.numel() - rank - 1)"),
+    ("biases are not rounded", "(layer.bias.data.double() / unit).round()", "(layer.bias.data.double() / unit)"),
+    (
+        "biases count in units of the weights alone",
+        "unit = (input_scale * self.scale).double()",
+        "unit = self.scale.double()",
+    ),
+    (
+        "the asymmetric zero point is mirrored",
+        "zero_point = least - low / scale",
+        "zero_point = least + low / scale",
+        "test_int8.py::test_rounded_weights_lie_on_their_grid",
+    ),
+    ("an input is rounded before and behind its mask", "(nn.ReLU, DiscMask))", "(nn.ReLU,))"),
+    (
+        "a tensor with two readers is not rounded before the ReLU",
+        "len(node.users) == len(users) == 1",
+        "len(users) == 1",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    (
+        "copies are not tied before rounding",
+        "    tie_rotated_copies(network)\n",
+        "    pass\n",
+        "test_int8.py::test_a_noise_of_1e_7_is_tied_away_and_a_large_one_refused",
+    ),
+    (
+        "biases are not tied",
+        "if layer.bias is not None:\n                layer.bias.data = turn.tie",
+        "if layer.bias is None:\n                layer.bias.data = turn.tie",
+    ),
+    (
+        "a scale per input channel",
+        "weight.flatten(1) if scheme.per_channel",
+        "weight.transpose(0, 1).flatten(1) if scheme.per_channel",
+    ),
+)
+
+DEVICE = _of(
+    "device",
+    "test_int8.py::test_schemes_out_of_range_and_for_simulation_only",
+    ("activations of 4 bits are exported as 8", "scheme.activation_bits != 8", "scheme.activation_bits > 8"),
+    (
+        "scales per channel are exported as one",
+        '("per_channel=True", scheme.per_channel)',
+        '("per_channel=True", False)',
+    ),
+    (
+        "biases count in units of the inputs alone",
+        "unit = np.float32(value(x.input[1])) * np.float32(value(w.input[1]))",
+        "unit = np.float32(value(x.input[1]))",
+        "test_device.py::test_simulation_and_deployment_agree[mean]",
+    ),
+)
+
+PCAM = _of(
+    "pcam",
+    "test_pcam.py",
+    (
+        "the crop takes the first row off",
+        "start = (n - size) // 2",
+        "start = (n - size + 1) // 2",
+        "::test_crop_and_normalize",
+    ),
+    (
+        "seven of eight symmetries",
+        "torch.randint(0, 8,",
+        "torch.randint(0, 7,",
+        "::test_augmentation_is_a_symmetry_of_the_square_and_repeatable",
+    ),
+    (
+        "a reflection less",
+        "turned.flip(-1) if element >= 4",
+        "turned.flip(-1) if element > 4",
+        "::test_augmentation_is_a_symmetry_of_the_square_and_repeatable",
+    ),
+    (
+        "half turns at most",
+        "2 * torch.pi * torch.rand",
+        "torch.pi * torch.rand",
+        "::test_any_angle_turns_about_the_centre",
+    ),
+    (
+        "a shear instead of a rotation",
+        "-angle.sin()",
+        "angle.sin()",
+        "::test_any_angle_turns_about_the_centre",
+    ),
+    (
+        "the other patches are turned",
+        "generator=generator) >= share",
+        "generator=generator) < share",
+        "::test_a_share_of_the_patches_is_turned_and_the_others_are_untouched",
+    ),
+    (
+        "corners turn black",
+        'padding_mode="border"',
+        'padding_mode="zeros"',
+        "::test_turning_a_grey_patch_leaves_it_grey",
+    ),
+    (
+        "black is infinitely dense",
+        "clamp_min(1) / 255",
+        "clamp_min(0) / 255",
+        "::test_stains_get_weaker_and_stronger_and_black_stays_finite",
+    ),
+    (
+        "stains get stronger only",
+        "(2 * torch.rand(2, len(images), 3, generator=generator) - 1)",
+        "torch.rand(2, len(images), 3, generator=generator)",
+        "::test_stains_get_weaker_and_stronger_and_black_stays_finite",
+    ),
+    (
+        "light beyond white",
+        "(-changed).exp().clamp_max(1)",
+        "(-changed).exp()",
+        "::test_stains_get_weaker_and_stronger_and_black_stays_finite",
+    ),
+    (
+        "floats are normalized in place",
+        "memory_format=torch.channels_last, copy=True",
+        "memory_format=torch.channels_last, copy=False",
+        "::test_crop_and_normalize",
+    ),
+    (
+        "the darkest channel bounds the range",
+        "low = min((0 - mean) / std",
+        "low = max((0 - mean) / std",
+        "::test_crop_and_normalize",
+    ),
+    (
+        "the window turns with the tissue",
+        "[cosine * x - sine * y, sine * x + cosine * y]",
+        "[cosine * x + sine * y, -sine * x + cosine * y]",
+        "::test_the_window_turns_against_the_tissue",
+    ),
+    (
+        "the window is a cross",
+        "np.abs(turned).max(0)",
+        "np.abs(turned).min(0)",
+        "::test_the_label_window_is_a_square_that_d4_keeps",
+    ),
+    (
+        "all of the window must be tumour",
+        "tumour[:, label_window(angle)].any(1)",
+        "tumour[:, label_window(angle)].all(1)",
+        "::test_label_changes",
+    ),
+    (
+        "slabs keep their order",
+        "patches[torch.randperm(len(patches), generator=generator)]",
+        "patches",
+        "::test_shuffling_a_chunked_file_mixes_it_well",
+    ),
+    (
+        "the newest slab goes first",
+        "popitem(last=False)",
+        "popitem(last=True)",
+        "::test_an_epoch_of_a_chunked_file_reads_each_slab_once",
+    ),
+    (
+        "a limit takes the last labels",
+        "self.labels = self.labels[:limit]",
+        "self.labels = self.labels[-limit:]",
+        "::test_a_limit_takes_the_first_patches_and_hides_the_others",
+    ),
+    (
+        "one patch beyond the limit",
+        "indices.max() >= len(self)",
+        "indices.max() > len(self)",
+        "::test_a_limit_takes_the_first_patches_and_hides_the_others",
+    ),
+    (
+        "negative indices count from the end of the file",
+        "indices.min() < 0 or",
+        "",
+        "::test_a_limit_takes_the_first_patches_and_hides_the_others",
+    ),
+    (
+        "one good label is enough",
+        "np.isin(labels, (0, 1)).all()",
+        "np.isin(labels, (0, 1)).any()",
+        "::test_a_single_bad_label_is_refused",
+    ),
+    (
+        "images are transposed",
+        "image.copy()).permute(2, 0, 1)",
+        "image.copy()).permute(2, 1, 0)",
+        "::test_an_image_file_gives_what_the_data_set_gives",
+    ),
+    (
+        "batches are transposed",
+        "permute(0, 3, 1, 2), torch",
+        "permute(0, 3, 2, 1), torch",
+        "::test_crop_and_normalize",
+    ),
+)
+
+EQUIVARIANCE = _of(
+    "equivariance",
+    "test_equivariance.py",
+    (
+        "outputs of different size count as spread",
+        "expected - expected.mean(0, keepdim=True)",
+        "expected - expected.mean()",
+    ),
+    (
+        "the error is a mean, not a root mean square",
+        "difference.square().mean().sqrt().item(), difference",
+        "difference.abs().mean().item(), difference",
+    ),
+    ("only upward errors are the worst", "difference.abs().max().item()", "difference.max().item()"),
+    (
+        "classes that stay count as flips",
+        "(expected.argmax(1) != actual.argmax(1))",
+        "(expected.argmax(1) == actual.argmax(1))",
+    ),
+    ("outputs without spread are perfect", '(spread or float("nan"))', "(spread or 1.0)"),
+    ("NaN passes for equivariant", "if not error.rms <= tolerance", "if error.rms > tolerance"),
+    ("there and further", "rotate(rotate(images, degrees), -degrees)", "rotate(rotate(images, degrees), degrees)"),
+    (
+        "the model is turned the other way",
+        "run_model(model, rotate(images, degrees), batch",
+        "run_model(model, rotate(images, -degrees), batch",
+    ),
+    ("one rotation is a degree of freedom", "difference.var(0, correction=0)", "difference.var(0, correction=1)"),
+    ("the mean over two turns", "for turns in range(4))", "for turns in range(2))"),
+    ("corners count at every angle", "if degrees % 90 else torch.ones", "if degrees % 90 == 90 else torch.ones"),
+    ("the model is left in training mode", "model.train(training)", "model.train()"),
+    ("the model runs in training mode", "    model.eval()", "    model.train()"),
+    ("flips are counted against the first angle", "!= (difference[0] > 0)", "!= (difference[1] > 0)"),
+)
+
+EXPERIMENT = _of(
+    "experiment",
+    "test_experiment_laws.py",
+    (
+        "identical under one turn is enough",
+        "for other in logits[1:]]).all(0)",
+        "for other in logits[1:]]).any(0)",
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "one identical logit is enough",
+        "(logits[0] == other).all(1)",
+        "(logits[0] == other).any(1)",
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "the probability of the other class",
+        "logits.softmax(1)[:, 1]",
+        "logits.softmax(1)[:, 0]",
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "differences are first minus second",
+        "(values[:, 1] - values[:, 0]).tolist()",
+        "(values[:, 0] - values[:, 1]).tolist()",
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "the spread of ranges is inverted",
+        "ranges.max() / ranges.min()",
+        "ranges.min() / ranges.max()",
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "the smallest error is in the table",
+        'max(e["rms"] for e in errors',
+        'min(e["rms"] for e in errors',
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "interpolated rotations are in the table",
+        'if e["degrees"] % 90 == 0)',
+        'if e["degrees"] % 30 == 0)',
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+    (
+        "the last batch repeats patches",
+        "indices = range(start, min(start + batch_size, len(patches)))",
+        "indices = range(min(start, len(patches) - batch_size), min(start + batch_size, len(patches)))",
+        "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
+    ),
+)
+
+TRAINING = _of(
+    "training",
+    "test_training_laws.py",
+    (
+        "validation on training patches",
+        "self._loader(self.valid_patches, shuffle=False)",
+        "self._loader(self.train_patches, shuffle=False)",
+    ),
+    (
+        "training patches come in order",
+        "self._loader(self.train_patches, shuffle=True)",
+        "self._loader(self.train_patches, shuffle=False)",
+    ),
+    ("validation leaves the last patches out", "drop_last=shuffle", "drop_last=True"),
+    ("all processes take the same patches", "order[self.rank * len(self) :]", "order[0:]"),
+    ("every epoch has the same order", "seeded(self.seed, self.epoch))", "seeded(self.seed, 0))"),
+    ("norms decay", '"norm" in name or name.endswith("bias")', 'name.endswith("bias")'),
+    ("nothing is exempt from decay", '"weight_decay": 0.0}', '"weight_decay": self.config.weight_decay}'),
+    ("the schedule counts epochs", '"interval": "step"', '"interval": "epoch"'),
+    (
+        "every batch is turned alike",
+        "self.current_epoch, self.global_rank, index)",
+        "self.current_epoch, self.global_rank, 0)",
+    ),
+    ("every epoch is turned alike", "seeded(self.config.seed, self.current_epoch,", "seeded(self.config.seed, 0,"),
+    ("dropout is left to chance", "torch.manual_seed(generator.initial_seed())", "pass"),
+    (
+        "batches count alike, whatever their size",
+        "self.valid_loss.update(F.cross_entropy(logits, labels), len(labels))",
+        "self.valid_loss.update(F.cross_entropy(logits, labels))",
+    ),
+    ("the worst epoch is the best", 'mode="min"', 'mode="max"', "test_training.py::test_it_learns_and_writes_its_log"),
+    (
+        "networks are loaded in training mode",
+        "return network.eval(), checkpoint",
+        "return network.train(), checkpoint",
+        "test_training.py::test_it_learns_and_writes_its_log",
+    ),
+    (
+        "the best epoch counts from 0",
+        'checkpoint["epoch"] + 1, tuple(rows)',
+        'checkpoint["epoch"], tuple(rows)',
+        "test_training.py::test_it_learns_and_writes_its_log",
+    ),
+    (
+        "seeds (0, 1) and (0, 1, 0) are one",
+        "(len(numbers), *numbers)",
+        "numbers",
+        "test_training.py::test_seeded_streams_differ_in_every_number",
+    ),
+    ("shares beyond 1", "if self.any_angle > 1:", "if self.any_angle > 2:", "test_training.py::test_shares_are_shares"),
+)
+
+STUDY = _of(
+    "study",
+    "test_study.py",
+    ("ties count as class 1", "np.asarray(patches[stage]) > 0)", "np.asarray(patches[stage]) >= 0)"),
+    ("a standard error without its root", "self.std / self.runs**0.5", "self.std / self.runs"),
+    ("both sides draw the same seeds", "_bootstrap(second, draw=1)", "_bootstrap(second, draw=0)"),
+    ("the variance of a difference is biased", "side.mean(1).var(ddof=1)", "side.mean(1).var(ddof=0)"),
+    ("the spread over runs is biased", "means.std(ddof=1)", "means.std(ddof=0)"),
+    ("an interval of 90 %", "(0.025, 0.975)", "(0.05, 0.95)"),
+    (
+        "patches are not drawn",
+        "multinomial(patches, np.full(patches, 1 / patches), REPEATS)",
+        "multinomial(patches, np.full(patches, 1 / patches), 1).repeat(REPEATS, 0)",
+    ),
+    ("two kinds of labels pass", "if len(labels) > 1:", "if len(labels) > 2:"),
+    ("INT8 is subtracted", 'run.correct("int8") - run.correct("fp32")', 'run.correct("fp32") - run.correct("int8")'),
+    ("much smaller networks are comparable", "1 / 1.3 < ratio < 1.3", "ratio < 1.3"),
+    ("quarter turns are the others", "if (angle % 90 == 0) == quarter", "if (angle % 90 == 0) != quarter"),
+    ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
+    ("Table 1 takes the fewest patches", "most = max(run.patches", "most = min(run.patches"),
+    ("steadiness is inverted", "ours / theirs:.2f", "theirs / ours:.2f"),
+    ("one attribute is enough", "if all(getattr(run, name) == value", "if any(getattr(run, name) == value"),
+    (
+        "the luckiest run is reported",
+        'np.mean([run.figures["int8_identical_under_quarter_turns"]',
+        'np.max([run.figures["int8_identical_under_quarter_turns"]',
+    ),
+    (
+        "conventional runs come last",
+        'not run.network.startswith("conventional"), run.network',
+        'run.network.startswith("conventional"), run.network',
+    ),
+)
+
+DEPLOY = _of(
+    "deploy",
+    "test_deploy_laws.py",
+    (
+        "the last rung is equalized",
+        "(folded, equalized, absorbed, corrected, folded)",
+        "(folded, equalized, absorbed, corrected, equalized)",
+    ),
+    ("weight and activation bits are swapped", "int8.Scheme(*pair)", "int8.Scheme(*pair[::-1])"),
+    ("accuracy against the worst class", ".argmax(1) == labels)", ".argmin(1) == labels)"),
+)
+
+MUTANTS = [
+    *FIELDS,
+    *FILTERS,
+    *GRIDS,
+    *LAYERS,
+    *FIELD_NORM,
+    *PLAIN,
+    *MOBILENET,
+    *DFQ,
+    *INT8,
+    *DEVICE,
+    *PCAM,
+    *EQUIVARIANCE,
+    *EXPERIMENT,
+    *TRAINING,
+    *STUDY,
+    *DEPLOY,
+]
