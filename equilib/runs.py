@@ -126,6 +126,8 @@ def read_checkpoint(path: str | Path) -> dict:
         ValueError: it is damaged, something else, or holds Python objects, which could run code when they are read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the {BEST} in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; train first (equilib train --help)")
     content = io.BytesIO(path.read_bytes())  # what fails after this is not the disk's fault
@@ -142,7 +144,7 @@ def read_checkpoint(path: str | Path) -> dict:
                 "save weights alone (torch.save(network.state_dict(), …)), with their configuration under 'equilib'"
             ) from error
         inner = re.search(r"WeightsUnpickler error: *(.*)", str(error))
-        reason = (inner[1] if inner else str(error).split("\n")[0].split(". ")[0])[:120] or type(error).__name__
+        reason = (inner[1] if inner else str(error).split("\n")[0].split(". ")[0])[:120] or "it does not begin like one"
         reason = reason if content.getbuffer().nbytes else "it is empty"
         raise ValueError(
             f"{path} is no checkpoint that can be read ({reason}); it is damaged or something else"
