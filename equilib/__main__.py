@@ -17,6 +17,7 @@ ADVICE = {
     errno.EACCES: "change its permissions, or name another place",
     errno.EPERM: "change its permissions, or name another place",
     errno.EROFS: "name another place",
+    errno.EEXIST: "it is no folder; name another place",
 }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from equilib import dfq
-from equilib.deploy import deploy, quantization_ladder
+from equilib.deploy import Deployed, deploy, quantization_ladder
 from equilib.equivariance import (
     equivariance_sweep,
     interpolation_control,
@@ -27,7 +27,7 @@ from equilib.equivariance import (
 )
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, network_inputs
-from equilib.results import environment, write_json
+from equilib.results import environment, writable_target, write_json
 from equilib.training import TrainConfig, TrainResult, train
 
 
@@ -106,27 +106,9 @@ def measure(
     model = deploy(result.network, onnx)
     running = model.session
     ladder = {rung: predict(network, test, size) for rung, network in quantization_ladder(model.exported).items()}
-    logits = {
-        "fp32": predict(model.exported, test, size),
-        "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
-        "fp32 equalized": predict(model.equalized, test, size),
-        "fp32 equalized and absorbed": predict(model.absorbed, test, size),
-        "int8 naive, simulated": ladder["naive"],
-        "int8 simulated": ladder["+ absorption"],
-        "int8": predict(running, test, size),
-    }
+    logits = _logits(model, running, ladder, test, size)
     sample = network_inputs(test, range(min(measured, len(test))), size)
-    torch.manual_seed(config.seed)
-    stages = {
-        "untrained": estimate_statistics(build(config.kind, config.network), sample[:64]),
-        "trained": model.trained,
-        "exported": model.exported,
-        "equalized": model.equalized,
-        "int8": running,
-    }
-    between = [angle for angle in angles if angle % 90]
-    around = range(30, 360, 30)
-    reference = run_model(model.exported, sample)
+    same_class = logits["int8"].argmax(1) == logits["int8 simulated"].argmax(1)
     return {
         "config": config.to_dict() | {"data": Path(config.data).name},
         "parameters": count_parameters(result.network),
@@ -142,10 +124,7 @@ def measure(
             "absorbed": relative_difference(logits["fp32"], logits["fp32 equalized and absorbed"]),
             "int8": relative_difference(logits["fp32"], logits["int8"]),
         },
-        "same_class_int8_and_simulation": (logits["int8"].argmax(1) == logits["int8 simulated"].argmax(1))
-        .double()
-        .mean()
-        .item(),
+        "same_class_int8_and_simulation": same_class.double().mean().item(),
         "int8_identical_under_quarter_turns": identical_under_quarter_turns(running, test, size),
         "measured_patches": len(sample),
         "per_patch": _per_patch(
@@ -156,6 +135,36 @@ def measure(
         "range_spread": {"folded": range_spread(model.folded), "equalized": range_spread(model.equalized)},
         "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
         "steps": result.steps,
+        **_under_rotation(model, running, config, sample, angles),
+    }
+
+
+def _logits(model: Deployed, running, ladder: Mapping[str, Tensor], test: Patches, size: int) -> dict[str, Tensor]:
+    """Of each stage, the logits of all test patches."""
+    return {
+        "fp32": predict(model.exported, test, size),
+        "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
+        "fp32 equalized": predict(model.equalized, test, size),
+        "fp32 equalized and absorbed": predict(model.absorbed, test, size),
+        "int8 naive, simulated": ladder["naive"],
+        "int8 simulated": ladder["+ absorption"],
+        "int8": predict(running, test, size),
+    }
+
+
+def _under_rotation(model: Deployed, running, config: TrainConfig, sample: Tensor, angles: Sequence[float]) -> dict:
+    """What turning the sample does to the logits, of each stage and at each angle."""
+    torch.manual_seed(config.seed)
+    stages = {
+        "untrained": estimate_statistics(build(config.kind, config.network), sample[:64]),
+        "trained": model.trained,
+        "exported": model.exported,
+        "equalized": model.equalized,
+        "int8": running,
+    }
+    around = range(30, 360, 30)
+    reference = run_model(model.exported, sample)
+    return {
         "rotation_spread": {
             "fp32": asdict(rotation_spread(model.exported, sample, around)),
             "int8": asdict(rotation_spread(running, sample, around)),
@@ -166,7 +175,9 @@ def measure(
             for stage, network in stages.items()
         },
         "interpolation_control": [
-            asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between
+            asdict(interpolation_control(model.exported, sample, angle, reference=reference))
+            for angle in angles
+            if angle % 90
         ],
     }
 
@@ -227,6 +238,7 @@ def compare(
     sizes = {split: len(Patches(config.data, split)) for split in SPLITS}
     machine = environment()
     output.parent.mkdir(parents=True, exist_ok=True)
+    writable_target(output)
     configs = {kind: replace(config, kind=kind) for kind in KINDS}
     results = {kind: train(ours, runs / kind, **(training_options or {})) for kind, ours in configs.items()}
     if rank_zero_only.rank != 0:

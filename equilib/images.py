@@ -6,6 +6,7 @@ A network that was trained on 8-bit RGB patches answers anything that has the sh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def read_images(path: str | Path, size: int) -> Iterator[tuple[str, Tensor]]:
     if path.suffix.lower() in HDF5_SUFFIXES:
         yield from _read_hdf5(path, size)
     else:
-        yield str(path), as_input(_read_image(path), str(path), size)
+        yield str(path), as_input(_read_image(path, size), str(path), size)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -85,30 +86,21 @@ def _read_hdf5(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
             yield name, as_input(values, name, size)
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path, size: int) -> np.ndarray:
     """(height, width, 3) uint8, or what the file holds instead, for :func:`as_input` to refuse."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.verify()  # the check sums of a PNG, which reading alone passes over
-        with Image.open(path, formats=FORMATS) as image:
-            pages, width, height = getattr(image, "n_frames", 1), image.width, image.height
-            if pages > 1:
-                raise PatchFileError(f"{path} holds {pages} pictures; save the one that is meant by itself")
-            if max(width, height) > 4 * PATCH_SIZE:  # a whole slide: its size is refused without unpacking it
-                return np.broadcast_to(np.zeros((), np.uint8), (height, width, 3))
-            # Pillow keeps the upper 8 of 16 bits without a word; what is stored stands in the way it will be unpacked.
-            stored = [tile[3] if isinstance(tile[3], str) else str(tile[3][:1]) for tile in image.tile]
-            deep = image.mode.startswith(("I", "F")) or any(";16" in raw for raw in stored)
-            bits = getattr(image, "tag_v2", {}).get(258, (8,))  # BitsPerSample of a TIFF
-            image.load()
-            if image.mode == "P":
-                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-            if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
-                image = image.convert("RGB")
-            if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                raise PatchFileError(f"{path} holds {image.mode} colours; save it as RGB")
-            values = np.asarray(image)
-            return values.astype(np.uint16) if deep or max(bits) > 8 else values
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on damaged metadata, which a patch does not need
+            with Image.open(path, formats=FORMATS) as image:
+                image.verify()  # the check sums of a PNG, which reading alone passes over
+            with Image.open(path, formats=FORMATS) as image:
+                if (pages := getattr(image, "n_frames", 1)) > 1:
+                    raise PatchFileError(f"{path} holds {pages} pictures; save the one that is meant by itself")
+                if max(image.size) > max(PATCH_SIZE, size):  # a whole slide is refused without unpacking it
+                    return np.broadcast_to(np.zeros((), np.uint8), (image.height, image.width, 3))
+                if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                    raise PatchFileError(f"{path} holds {image.mode} colours; save it as RGB")
+                return _pixels(image)
     except PatchFileError:
         raise
     except UnidentifiedImageError as error:
@@ -116,6 +108,20 @@ def _read_image(path: Path) -> np.ndarray:
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others for damaged files
         reason = " ".join(str(error).split())
         raise PatchFileError(f"{path} is no image that can be read ({reason}); it is damaged or incomplete") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    # Pillow keeps the upper 8 of 16 bits without a word; how values are stored stands in the way they will be unpacked.
+    stored = [tile[3] if isinstance(tile[3], str) else str(tile[3][:1]) for tile in image.tile]
+    bits = getattr(image, "tag_v2", {}).get(258, (8,))  # BitsPerSample of a TIFF
+    deep = image.mode.startswith(("I", "F")) or any(";16" in raw for raw in stored) or max(bits) > 8
+    image.load()
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
+    values = np.asarray(image)
+    return values.astype(np.uint16) if deep else values
 
 
 def as_input(values: np.ndarray, name: str, size: int) -> Tensor:

@@ -126,6 +126,8 @@ def read_checkpoint(path: str | Path) -> dict:
         ValueError: it is damaged, something else, or holds Python objects, which could run code when they are read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the {BEST} in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; train first (equilib train --help)")
     content = io.BytesIO(path.read_bytes())  # what fails after this is not the disk's fault
@@ -142,7 +144,7 @@ def read_checkpoint(path: str | Path) -> dict:
                 "save weights alone (torch.save(network.state_dict(), …)), with their configuration under 'equilib'"
             ) from error
         inner = re.search(r"WeightsUnpickler error: *(.*)", str(error))
-        reason = (inner[1] if inner else str(error).split("\n")[0].split(". ")[0])[:120] or type(error).__name__
+        reason = (inner[1] if inner else str(error).split("\n")[0].split(". ")[0])[:120] or "it does not begin like one"
         reason = reason if content.getbuffer().nbytes else "it is empty"
         raise ValueError(
             f"{path} is no checkpoint that can be read ({reason}); it is damaged or something else"
@@ -252,15 +254,6 @@ def save_checkpoint(contents: dict, path: str | Path) -> None:
 # --- the curve ---
 
 
-def read_rows(path: Path) -> list[dict]:
-    """The rows of ``metrics.csv``: epoch as an integer, the rest as floats."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {name: int(value) if name == "epoch" else float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
 def write_rows(path: Path, columns, rows) -> None:
     """Write a CSV file whole or not at all."""
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -290,26 +283,23 @@ def claim(folder: Path, config: TrainConfig, patches: dict[str, str], *, writes:
     last, best = folder / LAST, folder / BEST
     if writes:
         _tidy(folder)
-    if last.exists():
-        contents = _resumable(last)
-        _check_best(best)
-    elif best.exists():
-        # Killed between the two, or last.ckpt was lost: the best epoch is a whole checkpoint too, and the epochs after
-        # it come out the same again.
-        contents = _resumable(best)
-        if writes:
-            with written_whole(last) as temporary:
-                temporary.write_bytes(best.read_bytes())
-    else:
+    # Killed between the two, or last.ckpt was lost: the best epoch is a whole checkpoint too, and the epochs after it
+    # come out the same again.
+    source = last if last.exists() else best if best.exists() else None
+    if source is None:
         _refuse_foreign(folder)
-        contents = None
-    if contents:
+    else:
+        contents = _resumable(source)
+        _check_best(best)
         if writes and _written_config(folder) != contents["equilib"]:  # lost, damaged, or of other weights
             write_json(folder / CONFIG, contents["equilib"])
         _refuse_another(folder, contents, config, patches)
     if writes:
         write_json(folder / CONFIG, config.to_dict())
-    return next((path for path in (last, best) if contents and path.exists()), None)
+        if source == best:
+            with written_whole(last) as temporary:
+                temporary.write_bytes(best.read_bytes())
+    return source
 
 
 def _tidy(folder: Path) -> None:
@@ -326,10 +316,11 @@ def _resumable(path: Path) -> dict:
     except ValueError as error:
         raise ValueError(f"{error}; {_way_out(path)}") from error
     lacking = [key for key in _RESUMABLE if key not in contents]
+    lacking += [key for key in ("equilib", "callbacks") if not isinstance(contents.get(key), dict)]
     if lacking or "History" not in contents["callbacks"]:
-        lacking = lacking or ["callbacks.History"]
+        missing = lacking[0] if lacking else "callbacks.History"
         raise ValueError(
-            f"{path} is no checkpoint of a training that can go on (it lacks {lacking[0]!r}); {_way_out(path)}"
+            f"{path} is no checkpoint of a training that can go on (it lacks {missing!r}); {_way_out(path)}"
         )
     return contents
 
@@ -381,7 +372,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_another(folder: Path, contents: dict, config: TrainConfig, patches: dict[str, str]) -> None:
     """Refuse to continue with other settings or other patches than those of the weights; where the data lies is free."""
     earlier, asked = _flat(contents["equilib"]), _flat(config.to_dict())
-    if "patches" in contents:
+    if isinstance(contents.get("patches"), dict):
         for split, digest in patches.items():
             if contents["patches"].get(split) != digest:
                 raise ValueError(

@@ -295,7 +295,6 @@ def train(
     module = PatchClassifier(config)
     if compile:
         module.network.compile()
-    folder.mkdir(parents=True, exist_ok=True)
     history = History(folder / METRICS, print_rows=print_epochs and rank_zero_only.rank == 0)
     # Both are written when an epoch is over, best first: whatever `last` knows of is then on disk.
     saving = dict(dirpath=folder, save_on_train_epoch_end=True, enable_version_counter=False)
@@ -305,6 +304,7 @@ def train(
     with _quiet():
         trainer = _trainer(trainer_options, callbacks, folder, config.epochs, progress)
         _check_picklable(trainer_options.get("strategy"), module, data)
+        folder.mkdir(parents=True, exist_ok=True)
         resume = claim(folder, config, data.digests, writes=trainer.is_global_zero)
         _fit(trainer, module, data, resume)
     trainer.strategy.barrier()
@@ -324,7 +324,7 @@ def _trainer(options: dict, callbacks: list, folder: Path, epochs: int, progress
     if options["precision"] not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {options['precision']!r}")
     try:
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
@@ -340,6 +340,11 @@ def _trainer(options: dict, callbacks: list, folder: Path, epochs: int, progress
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"Lightning cannot train with these options ({given}): {reason}") from error
+    if str(trainer.precision) != options["precision"]:  # Lightning takes another one, with a warning
+        raise ValueError(
+            f"precision={options['precision']!r} is not possible on this device; use {trainer.precision!r}"
+        )
+    return trainer
 
 
 def _check_picklable(strategy, module: PatchClassifier, data: PatchData) -> None:
@@ -377,7 +382,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            for message in ("does not have many workers", "exists and is not empty", "isinstance.treespec, LeafSpec"):
+            for message in (
+                "AMP with fp16 is not",
+                "does not have many workers",
+                "exists and is not empty",
+                "isinstance.treespec, LeafSpec",
+            ):
                 warnings.filterwarnings("ignore", message=f".*{message}.*")
             yield
     finally:

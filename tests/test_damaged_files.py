@@ -27,6 +27,8 @@ from equilib.runs import TrainConfig, claim, load_network, save_checkpoint
 
 COUNT = int(os.environ.get("EQUILIB_DAMAGED", 40))
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+# Well packed: a flipped bit of noise is a wrong number, one of this is another picture.
+SMOOTH = np.broadcast_to(np.arange(96, dtype=np.uint8)[:, None, None], (96, 96, 3)).copy()
 CONFIG = TrainConfig("conventional", MobileNetConfig(width=0.1, group="C4"), epochs=3)
 DIGESTS = {"train": "aa", "valid": "bb"}
 
@@ -64,9 +66,9 @@ def own_h5(folder):
     return folder / "mine.h5"
 
 
-def picture(name, **options):
+def picture(name, pixels=PIXELS[0], **options):
     def write(folder):
-        Image.fromarray(PIXELS[0]).save(folder / name, **options)
+        Image.fromarray(pixels).save(folder / name, **options)
         return folder / name
 
     return write
@@ -142,6 +144,7 @@ KINDS = {
     "PCam, labels": (labels, split, False),
     "own .h5": (own_h5, patches_of, False),
     "PNG": (picture("a.png"), patches_of, True),
+    "PNG, smooth": (picture("s.png", SMOOTH), patches_of, True),
     "JPEG": (picture("a.jpg", quality=90), patches_of, False),
     "TIFF": (picture("a.tif"), patches_of, False),
     "TIFF, LZW": (picture("b.tif", compression="tiff_lzw"), patches_of, False),

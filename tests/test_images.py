@@ -106,6 +106,16 @@ def test_all_else_is_refused_by_name(tmp_path, name, make, words):
     assert all(word in str(error.value) for word in [name, *words]), str(error.value)
 
 
+def test_networks_of_larger_patches_get_theirs(tmp_path):
+    large = np.random.default_rng(1).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    ((_, image),) = read_images(tmp_path / "large.png", 500)
+    assert torch.equal(image, normalize(torch.from_numpy(large).permute(2, 0, 1)[None]))
+    Image.fromarray(PIXELS).save(tmp_path / "small.png")
+    with pytest.raises(PatchFileError, match="small.png has 96 x 96 pixels; the network takes patches of 500 x 500"):
+        list(read_images(tmp_path / "small.png", 500))
+
+
 def test_a_folder_gives_its_images_by_name_and_no_hidden_ones(tmp_path):
     for name in ("b.png", "a.TIF", "._a.TIF", ".DS_Store", "notes.txt", "c.jpeg"):
         (tmp_path / name).touch()

@@ -110,3 +110,34 @@ def test_vnni_agrees_with_the_flags_of_linux():
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     assert results.has_vnni() == ("avx512_vnni" in flags or "avx_vnni" in flags)
+
+
+def test_a_file_is_written_where_a_file_can_be(tmp_path):
+    (tmp_path / "folder").mkdir(), os.mkfifo(tmp_path / "pipe"), (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    before = {path.name for path in tmp_path.iterdir()}
+    for name, words in (("folder", "is a folder"), ("pipe", "no ordinary file"), ("none/x", "no such folder")):
+        with pytest.raises(OSError, match=words) as error, results.written_whole(tmp_path / name):
+            raise AssertionError("nothing is begun")
+        assert error.value.filename.endswith(name.removesuffix("/x"))
+    with results.written_whole(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(tmp_path):
+    with (
+        pytest.raises(OSError, match="No space left.*x.json") as error,
+        results.written_whole(tmp_path / "x.json") as t,
+    ):
+        t.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert error.value.filename.endswith("x.json") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[1, 2]", b"[" * 100_000, b"3" * 5000, b'{"a": '])
+def test_what_is_no_results_file_is_named(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(ValueError, match="x.json is no"):
+        results.read_results(tmp_path / "x.json")

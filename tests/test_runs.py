@@ -182,7 +182,11 @@ def test_a_damaged_checkpoint_is_named_with_the_way_on(run, damage):
         claim(run, CONFIG, PATCHES, writes=True)
     assert contents(run) == before
     (run / "last.ckpt").unlink()  # as it says
-    assert claim(run, CONFIG, PATCHES, writes=True) == run / "last.ckpt"
+    with pytest.raises(ValueError, match="seed: 0 then, 1 now"):
+        claim(run, replace(CONFIG, seed=1), PATCHES, writes=True)
+    assert not (run / "last.ckpt").exists()
+    assert claim(run, CONFIG, PATCHES, writes=True) == run / "best.ckpt"
+    assert (run / "last.ckpt").read_bytes() == (run / "best.ckpt").read_bytes()
     (run / "best.ckpt").write_bytes(broken)
     with pytest.raises(ValueError, match="best.ckpt .* put back a copy"):
         claim(run, CONFIG, PATCHES, writes=True)

@@ -43,7 +43,6 @@ def predict(options: argparse.Namespace, arguments: list[str]) -> int:
                     writer.writerow([name, int(probabilities.argmax()), f"{probabilities[0, 1].item():.4f}"])
             except PatchFileError as error:
                 refused.append(error)
-    sys.stdout.flush()
     for error in refused:
         print(f"equilib: {error}", file=sys.stderr)
     return 1 if refused else 0
