@@ -63,16 +63,18 @@ def fold_batch_norm(network: nn.Module, *, input_shape: tuple[int, ...] | None =
     dtypes = {name: parameter.dtype for name, parameter in traced.named_parameters()}
     # In double precision, as all of data-free quantization; rounded once at the end.
     folded = deepcopy(traced).double()
+    gone = set()
     for node in list(folded.graph.nodes):
         norm = _norm_at(folded, node)
         if norm is not None:
             _fold(folded, node, norm)
+            gone.update(_stack(node)[-1:])
     for node in list(folded.graph.nodes):
         if node.op == "get_attr" and not node.users:
             folded.graph.erase_node(node)
     folded.delete_all_unused_submodules()
     folded.recompile()
-    _refuse_what_is_left(network, folded)
+    _refuse_what_is_left(network, folded, gone)
     find_input_shape(traced)
     folded.meta.update(traced.meta)
     check_same_function(
@@ -112,10 +114,15 @@ def _norm_at(network: fx.GraphModule, node: fx.Node) -> _Norm | None:
 _REMEDY = "use nn.BatchNorm2d with track_running_stats=True behind the convolution, and train or fine-tune"
 
 
+def _stack(node: fx.Node) -> list[str]:
+    """The names of the modules that a node was called in, outermost first; its own last, where it calls one."""
+    return [name for name, _ in node.meta.get("nn_module_stack", {}).values() if name]
+
+
 def _owner(node: fx.Node) -> str:
-    """The name of the innermost module that a function was called in, or the function's own."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return f"{stack[-1][0]} ({node.name})" if stack and stack[-1][0] else node.name
+    """The name of the innermost module that a function was called in, and the function's own."""
+    stack = _stack(node)
+    return f"{stack[-1]} ({node.name})" if stack else node.name
 
 
 def _fold(network: fx.GraphModule, node: fx.Node, norm: _Norm) -> None:
@@ -151,15 +158,12 @@ def _fold(network: fx.GraphModule, node: fx.Node, norm: _Norm) -> None:
     network.graph.erase_node(node)
 
 
-def _refuse_what_is_left(network: nn.Module, folded: fx.GraphModule) -> None:
+def _refuse_what_is_left(network: nn.Module, folded: fx.GraphModule, gone: set[str]) -> None:
     """Nothing that normalizes stays unnoticed: refuse what keeps statistics, warn of what takes those of each image."""
     keeping = {name for name, module in network.named_modules() if getattr(module, "running_mean", None) is not None}
     for node in folded.graph.nodes:
-        stack = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-        reads = [other.target for other in node.all_input_nodes if other.op == "get_attr"]
-        owners = [name for name in keeping if any(target.startswith(f"{name}.") for target in reads)]
-        if node.op == "call_module" and node.target in keeping:
-            owners.append(node.target)
+        stack = _stack(node)
+        owners = [name for name in stack if name in keeping - gone]
         if owners:
             raise ValueError(
                 f"{owners[0]} ({type(network.get_submodule(owners[0])).__name__}) normalizes in a way of its own, which "
@@ -171,7 +175,7 @@ def _refuse_what_is_left(network: nn.Module, folded: fx.GraphModule) -> None:
             or node.op == "call_function"
             and node.target in BY_IMAGE_FUNCTIONS
         ):
-            name = node.target if module is not None else (stack[-1] if stack and stack[-1] else node.name)
+            name = node.target if module is not None else _owner(node)
             warnings.warn(
                 f"{name} normalizes each image by its own statistics: it cannot be folded and stays as it is, and "
                 "integer kernels do not have it",

@@ -98,12 +98,12 @@ def check_modules(network: nn.Module) -> None:
     shared_by_layers = set()
     for name, module in network.named_modules():
         name = name or type(module).__name__
+        if any(isinstance(value, nn.parameter.UninitializedTensorMixin) for value in module._parameters.values()):
+            raise ValueError(f"{name} has no weights yet: run the network once on an image")
         _check_untouched(name, module)
         for key, parameter in module._parameters.items():
             if parameter is None:
                 continue
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
-                raise ValueError(f"{name} has no weights yet: run the network once on an image")
             owners.setdefault(id(parameter), []).append(f"{name}.{key}")
             if isinstance(module, WEIGHTED):
                 shared_by_layers.add(id(parameter))

@@ -6,8 +6,10 @@ from conftest import randomize
 from torch import nn
 
 from equilib import dfq
+from equilib.bias_correction import response_to_constant
 from equilib.equivariance import assert_equivariant, run_model
 from equilib.mobilenet import MobileNetConfig, build, exported
+from equilib.plain import facts
 
 
 @pytest.fixture(params=["conventional", "equivariant", "equivariant, group max"])
@@ -28,20 +30,20 @@ def test_folding_preserves_the_function_and_keeps_the_statistics(network, tissue
     same_function(network, folded, x)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     stem, norm = folded.get_submodule("features.stem.conv"), network.features.stem.norm
-    assert torch.equal(stem.output_mean, norm.bias) and torch.equal(stem.output_std, norm.weight.abs())
+    assert torch.equal(facts(stem).mean, norm.bias) and torch.equal(facts(stem).std, norm.weight.abs())
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_equalization_preserves_the_function(network, tissue, tied):
-    if tied and not hasattr(network.features.stem.conv, "field_size"):
+@pytest.mark.parametrize("per_field", [False, True])
+def test_equalization_preserves_the_function(network, tissue, per_field):
+    if per_field and facts(network.features.stem.conv).field_size is None:
         pytest.skip("a conventional network has no fields")
     folded = dfq.fold_batch_norm(network)
     before = copy.deepcopy(folded.state_dict())
-    equalized, report = dfq.equalize(folded, per_field=tied)
+    equalized, report = dfq.equalize(folded, per_field=per_field)
     same_function(folded, equalized, tissue.double())
     assert report.change <= 1e-9
     assert all(torch.equal(before[k], v) for k, v in folded.state_dict().items()), "the argument was changed"
-    if not tied:
+    if not per_field:
         for pair in report.pairs:
             if not pair.through_maximum:
                 r1 = dfq.outgoing_ranges(equalized.get_submodule(pair.first))
@@ -90,31 +92,31 @@ def test_grouped_convolution_is_the_same_layer_written_as_dense():
         dense.weight[:2, :3], dense.weight[2:, 3:] = grouped.weight[:2], grouped.weight[2:]
     assert torch.equal(dfq.incoming_ranges(grouped), dfq.incoming_ranges(dense))
     constant = torch.rand(6, dtype=torch.float64)
-    assert torch.allclose(dfq._apply_to_constant(grouped, constant), dfq._apply_to_constant(dense, constant))
+    assert torch.allclose(response_to_constant(grouped, constant), response_to_constant(dense, constant))
     scale = torch.rand(6, dtype=torch.float64) + 0.5
     dfq._scale_inputs(grouped, scale), dfq._scale_inputs(dense, scale)
     x = torch.randn(2, 6, 5, 5, dtype=torch.float64)
     assert torch.allclose(grouped(x), dense(x))
 
 
-def test_tied_scales_are_constant_within_fields_and_commute(tissue):
+def test_scales_per_field_are_constant_within_fields_and_commute(tissue):
     network = exported(randomize(build("equivariant", MobileNetConfig(width=0.35, group="C12")), tissue)).double()
     folded = dfq.fold_batch_norm(network)
-    for tied in (True, False):
-        equalized, _ = dfq.equalize(folded, per_field=tied)
+    for per_field in (True, False):
+        equalized, _ = dfq.equalize(folded, per_field=per_field)
         spreads = []
         for name, module in equalized.named_modules():
             if name.endswith("depthwise.conv"):
                 ratio = dfq.outgoing_ranges(module) / dfq.outgoing_ranges(folded.get_submodule(name))
                 ratio = ratio.unflatten(0, (-1, 12))
                 spreads.append((ratio.amax(1) / ratio.amin(1)).max().item())
-        assert (max(spreads) < 1 + 1e-9) == tied
+        assert (max(spreads) < 1 + 1e-9) == per_field
 
 
-def test_tied_scales_need_fields():
+def test_scales_per_field_need_fields():
     chain = dfq.trace(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)))
     with pytest.raises(ValueError, match="field_size"):
-        dfq.equalize(chain, tied=True)
+        dfq.equalize(chain, per_field=True)
 
 
 def test_absorption_keeps_the_function_where_the_relu_is_linear():
@@ -126,7 +128,7 @@ def test_absorption_keeps_the_function_where_the_relu_is_linear():
     folded = dfq.fold_batch_norm(chain)
     absorbed, report = dfq.absorb_high_bias(folded)
     (amount,) = report.absorbed.values()
-    assert torch.allclose(amount, 50 - 3 * folded.get_submodule("0").output_std), "|gamma| counts, not gamma"
+    assert torch.allclose(amount, 50 - 3 * facts(folded.get_submodule("0")).std), "|gamma| counts, not gamma"
     x = torch.randn(4, 3, 7, 7, dtype=torch.float64)
     same_function(folded, absorbed, x)
     assert absorbed.get_submodule("0").bias.max() < folded.get_submodule("0").bias.min()
@@ -237,22 +239,22 @@ def test_bad_networks_are_explained():
         dfq.fold_batch_norm(build("equivariant", MobileNetConfig(width=0.35, group="C4")))
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_any_positive_scales_leave_the_function_and_equalization_repairs_them(tissue, tied):
-    """De-equalize, then equalize: the same ranges again, per channel or tied."""
+@pytest.mark.parametrize("per_field", [False, True])
+def test_any_positive_scales_leave_the_function_and_equalization_repairs_them(tissue, per_field):
+    """De-equalize, then equalize: the same ranges again, per channel or per field."""
     plain = exported(randomize(build("equivariant", MobileNetConfig(width=0.35, group="C4")), tissue)).double()
     folded = dfq.fold_batch_norm(plain)
     scales = {}
     for pair in dfq.find_pairs(folded):
         channels = folded.get_submodule(pair.first).weight.shape[0]
-        scale = torch.exp(2 * torch.randn(channels // 4, dtype=torch.float64)) if tied else None
-        scales[pair] = scale.repeat_interleave(4) if tied else torch.exp(2 * torch.randn(channels, dtype=torch.float64))
+        scale = torch.exp(2 * torch.randn(channels // 4, dtype=torch.float64)) if per_field else None
+        scales[pair] = scale.repeat_interleave(4) if per_field else torch.exp(2 * torch.randn(channels, dtype=torch.float64))
     spoiled = dfq.rescale(folded, scales)
     same_function(folded, spoiled, tissue.double())
-    ranges = [dfq.equalize(network, per_field=tied)[1].after for network in (folded, spoiled)]
+    ranges = [dfq.equalize(network, per_field=per_field)[1].after for network in (folded, spoiled)]
     for name in ranges[0]:
         assert torch.allclose(ranges[0][name], ranges[1][name], rtol=1e-6), name
-    equalized, report = dfq.equalize(folded, per_field=tied)
+    equalized, report = dfq.equalize(folded, per_field=per_field)
     again = dfq.rescale(folded, report.scales)  # the scales of all sweeps at once
     for name, parameter in equalized.named_parameters():
         assert torch.allclose(parameter, again.get_parameter(name), rtol=1e-9), name

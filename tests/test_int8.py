@@ -6,6 +6,7 @@ from torch import nn
 from equilib import device, dfq, int8
 from equilib.equivariance import relative_difference, run_model
 from equilib.mobilenet import MobileNetConfig, build, exported
+from equilib.plain import facts
 
 RANGE = (-4.0, 4.0)
 
@@ -82,7 +83,7 @@ def test_a_noise_of_1e_7_is_tied_away_and_a_large_one_refused(tissue):
                 module.weight.mul_(1 + 1e-7 * torch.randn_like(module.weight))
     int8.tie_rotated_copies(folded)
     for name, module in folded.named_modules():
-        turn = getattr(module, "quarter_turn", None)
+        turn = facts(module).quarter_turn
         if turn is not None:
             assert torch.equal(turn.apply(module.weight), module.weight), name
             assert turn.inputs and not turn.outputs or torch.equal(turn.apply(module.bias), module.bias), name
