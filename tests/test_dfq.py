@@ -248,7 +248,9 @@ def test_any_positive_scales_leave_the_function_and_equalization_repairs_them(ti
     for pair in dfq.find_pairs(folded):
         channels = folded.get_submodule(pair.first).weight.shape[0]
         scale = torch.exp(2 * torch.randn(channels // 4, dtype=torch.float64)) if per_field else None
-        scales[pair] = scale.repeat_interleave(4) if per_field else torch.exp(2 * torch.randn(channels, dtype=torch.float64))
+        scales[pair] = (
+            scale.repeat_interleave(4) if per_field else torch.exp(2 * torch.randn(channels, dtype=torch.float64))
+        )
     spoiled = dfq.rescale(folded, scales)
     same_function(folded, spoiled, tissue.double())
     ranges = [dfq.equalize(network, per_field=per_field)[1].after for network in (folded, spoiled)]

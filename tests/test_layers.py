@@ -261,12 +261,12 @@ def test_exported_weights_know_the_turn_that_leaves_them_alone(name, degrees, ar
     conv = SteerableConv(group, inputs, 2 * group.order, 3 if name != "C12" or arguments else 1, **arguments).export()
     linear = InvariantLinear(group, 2 * group.order, 3).export()
     if degrees is None:
-        assert conv.quarter_turn is None and linear.quarter_turn is None
+        assert facts(conv).quarter_turn is None and facts(linear).quarter_turn is None
         return
-    assert conv.quarter_turn.degrees == linear.quarter_turn.degrees == degrees
-    assert torch.allclose(conv.quarter_turn.apply(conv.weight), conv.weight, atol=1e-6)
-    assert torch.equal(linear.quarter_turn.apply(linear.weight), linear.weight)
-    assert torch.equal(linear.quarter_turn.apply(linear.bias), linear.bias)
+    assert facts(conv).quarter_turn.degrees == facts(linear).quarter_turn.degrees == degrees
+    assert torch.allclose(facts(conv).quarter_turn.apply(conv.weight), conv.weight, atol=1e-6)
+    assert torch.equal(facts(linear).quarter_turn.apply(linear.weight), linear.weight)
+    assert torch.equal(facts(linear).quarter_turn.apply(linear.bias), linear.bias)
 
 
 def test_the_invariant_classifier_sees_means_and_exports_as_a_plain_one():
