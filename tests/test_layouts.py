@@ -1,6 +1,9 @@
 """Rewritten graphs compute what they computed before: integers to the last bit, floating point up to rounding."""
 
+import json
+import sys
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,6 +21,8 @@ from equilib.fields import rotate
 from equilib.layouts import AS_WRITTEN, Layout, rewrite
 from equilib.mobilenet import MobileNetConfig, build, exported
 from equilib.training import shipped_network
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 SHIPPED = {
     "C4": "pcam_C4_w0.35_20000_seed0",
@@ -260,6 +265,25 @@ def test_the_layout_is_the_processors_and_the_runtimes(files, monkeypatch):
         assert layouts.prepared(path, "another runtime") == str(path)
     assert layouts.measured_layout("FP32", machine="x86_64") == AS_WRITTEN
     assert path.read_bytes() == before
+
+
+def test_the_layouts_are_those_that_the_benchmark_found_fastest(monkeypatch):
+    """…up to what two runs of it differ by; and whatever is chosen has been measured."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delitem(sys.modules, "layouts", raising=False)
+    import layouts as benchmark
+
+    saved = json.loads((BENCHMARKS / "layouts.json").read_text())
+    assert {f"{machine}, {runtime}" for machine, runtime in layouts.MEASURED} <= set(saved)
+    for key, figures in saved.items():
+        machine, runtime = key.split(", ")
+        monkeypatch.setattr(benchmark, "architecture", lambda machine=machine: machine)
+        for precision in ("INT8", "FP32"):
+            ranking = benchmark.ranking(figures["milliseconds"], precision)
+            assert ranking[AS_WRITTEN] == 1
+            chosen = layouts.measured_layout(precision, runtime, machine)
+            assert ranking[chosen] <= 1.03 * min(ranking.values()), (key, precision)
+        assert "field-wise C12 | INT8 | k = 4 |" in benchmark.tables(figures["milliseconds"])
 
 
 def test_files_that_a_runtime_must_read_itself(files, tmp_path):

@@ -1,0 +1,169 @@
+"""Which layout of a network a runtime runs fastest on this machine; equilib/layouts.py holds what came out.
+
+    python benchmarks/layouts.py [--runtimes onnxruntime openvino] [--quick] [--save]
+
+Field-wise networks with k fields in one group (k = 1 is as written), and strict ones with padded depthwise channels, each
+beside the conventional network of the same channels; INT8 and FP32, one thread, interleaved.  Medians of processor time,
+which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save` keeps the figures
+in benchmarks/layouts.json, under this architecture and runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from shutil import copy
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import onnx
+import torch
+
+from equilib import device, layouts, runtimes
+from equilib.deploy import deploy
+from equilib.layouts import Layout, architecture, rewrite
+from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
+from equilib.results import environment, markdown_table, shipped_int8, write_json
+from equilib.training import shipped_network
+
+SAVED = Path(__file__).parent / "layouts.json"
+MULTIPLES = {"x86_64": 16, "aarch64": 8}  # of channels, that onnxruntime's depthwise kernels want (convsym.cpp)
+FIELDS = {"1": 1, "2": 2, "4": 4, "8": 8, "12": 12, "all": 10_000}  # in one group, at most; as many as divide them
+# Name: trained network that comes with the project, or kind and configuration of a fresh one; and the size of its fields.
+# Random weights take the same time.
+WIDE = {"width": 0.35, "divisor": 24}
+NETWORKS = {
+    "conventional": (("conventional", {"group": "C4"} | WIDE), 1),
+    "field-wise C4": ("pcam_C4_fieldwise_w0.35_m24_20000_seed0", 4),
+    "field-wise C12": (("equivariant", {"group": "C12", "depthwise": "fieldwise"} | WIDE), 12),
+    "strict C4, multiples of 12": ("pcam_C4_w0.35_20000_seed0", 1),
+}
+
+
+def files(folder: Path) -> dict[tuple[str, str], Path]:
+    """INT8 and FP32 files of all networks; those that come with the project are copies of the shipped ones."""
+    paths = {}
+    for name, (source, _) in NETWORKS.items():
+        if isinstance(source, str):
+            network = shipped_network(source)
+            paths[name, "INT8"] = Path(copy(shipped_int8(source), folder))
+        else:
+            torch.manual_seed(0)
+            network = estimate_statistics(build(source[0], MobileNetConfig(**source[1])), torch.randn(8, 3, 95, 95))
+            paths[name, "INT8"] = deploy(network, folder / f"{name}.onnx").onnx
+        paths[name, "FP32"] = device.export_onnx(exported(network), folder / f"{name}, FP32.onnx", 95)
+    return paths
+
+
+def variants(name: str) -> dict[str, Layout]:
+    """The layouts to be compared for a network, by name."""
+    _, field_size = NETWORKS[name]
+    if field_size > 1:
+        return {f"k = {label}": Layout(k * field_size if k > 1 else 1) for label, k in FIELDS.items()}
+    multiple = MULTIPLES.get(architecture(), 16)
+    return {"as written": Layout(), f"padded to {multiple}": Layout(1, multiple)}
+
+
+def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> dict:
+    """Milliseconds by network, precision, layout and batch size."""
+    models = {}
+    for (name, precision), path in paths.items():
+        model = onnx.load(path)
+        for label, layout in variants(name).items():
+            rewritten = rewrite(model, layout)
+            if label.startswith("padded") and rewritten is model:
+                continue  # nothing to pad
+            other = path.with_name("rewritten.onnx")
+            onnx.save(rewritten, other)
+            with patch.object(device, "prepared", str), patch.object(runtimes, "prepared", lambda p, _: str(p)):
+                models[name, precision, label] = runtimes.RUNTIMES[runtime].load(other)
+    milliseconds: dict = {}
+    for batch, calls, rounds in ((1, 8, 9), (32, 1, 5)):  # short calls in a row, else what ran before them counts
+        images = torch.randn(batch, 3, 95, 95, generator=torch.Generator().manual_seed(0))
+        seconds = defaultdict(list)
+        for count in range(2 if quick else rounds + 1):
+            for key, model in models.items():
+                start = time.process_time()
+                for _ in range(1 if quick else calls):
+                    model(images)
+                if count:  # the first round warms up
+                    seconds[key].append((time.process_time() - start) / (1 if quick else calls))
+        for (name, precision, label), values in seconds.items():
+            row = milliseconds.setdefault(name, {}).setdefault(precision, {}).setdefault(label, {})
+            row[str(batch)] = round(1000 * statistics.median(values), 3)
+    return milliseconds
+
+
+def tables(milliseconds: dict) -> str:
+    """Milliseconds, and beside them how many times those of the conventional network as it is written."""
+    rows = []
+    for name, precisions in milliseconds.items():
+        for precision, layouts_ in precisions.items():
+            reference = milliseconds["conventional"][precision]["as written"]
+            for label, times in layouts_.items():
+                cells = {
+                    f"batch {batch}, ms": f"{value:.2f} (×{value / reference[batch]:.2f})"
+                    for batch, value in times.items()
+                }
+                rows.append({"network": name, "precision": precision, "layout": label} | cells)
+    return markdown_table(rows)
+
+
+def ranking(milliseconds: dict, precision: str) -> dict[Layout, float]:
+    """How long each layout takes, relative to as written: geometric means over networks and batch sizes, fastest first."""
+    layouts_ = {layout for name in NETWORKS for layout in variants(name).values()}
+    widths, multiples = ({getattr(one, name) for one in layouts_} for name in ("group_channels", "depthwise_multiple"))
+
+    def relative(name, layout):
+        rows = milliseconds[name][precision]
+        allowed = [
+            label
+            for label, other in variants(name).items()
+            if label in rows
+            and other.group_channels <= layout.group_channels
+            and other.depthwise_multiple <= layout.depthwise_multiple
+        ]
+        as_written = next(iter(rows.values()))
+        return [rows[allowed[-1]][batch] / as_written[batch] for batch in as_written]
+
+    result = {
+        layout: statistics.geometric_mean([ratio for name in NETWORKS for ratio in relative(name, layout)])
+        for layout in (Layout(*pair) for pair in product(sorted(widths), sorted(multiples)))
+    }
+    return dict(sorted(result.items(), key=lambda item: item[1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runtimes", nargs="+", choices=list(runtimes.RUNTIMES), default=["onnxruntime"])
+    parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
+    parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/layouts.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    with TemporaryDirectory() as folder:
+        paths = files(Path(folder))
+        for runtime in options.runtimes:
+            milliseconds = measure(runtime, paths, options.quick)
+            machine = {"runtime": version(runtime)} | here
+            print(f"{runtime} on {architecture()}; {', '.join(f'{key} {value}' for key, value in machine.items())}\n")
+            print(tables(milliseconds))
+            for precision in ("INT8", "FP32"):
+                print(f"\n{precision}, time relative to as written, of all together:")
+                for layout, ratio in list(ranking(milliseconds, precision).items())[:4]:
+                    print(f"    {ratio:.3f} {layout}")
+                print(f"    equilib.layouts has {layouts.measured_layout(precision, runtime)}", flush=True)
+            if options.save:
+                saved = json.loads(SAVED.read_text()) if SAVED.exists() else {}
+                saved[f"{architecture()}, {runtime}"] = {"environment": machine, "milliseconds": milliseconds}
+                write_json(SAVED, saved)
+
+
+if __name__ == "__main__":
+    main()
