@@ -7,7 +7,10 @@ export EQUILIB_BUDGET ?= laptop
 # Cells with the tag nbval-check-output must give what is saved, in any budget; the others must run.
 NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 
-.PHONY: lab test mutation notebooks student site demo repository bench clean
+# What `make check` tests: modules that train nothing and open no browser.
+FAST := fields filters grids house int8 layers pcam results study tissue variant
+
+.PHONY: lab lint check test mutation notebooks student site demo repository bench clean
 .DELETE_ON_ERROR:
 
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
@@ -15,8 +18,17 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--LabApp.default_url=/lab/tree/01_feature_fields.ipynb $(LAB_OPTIONS) notebooks
 
+# Style, of notebooks too; `.venv/bin/ruff format .` and `.venv/bin/ruff check --fix .` repair most of it.
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# For the minute between two edits.
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" $(FAST:%=tests/test_%.py)
+
 # Two processes with a thread each: on two cores that is faster than one with two, and than two that quarrel over them.
-test: $(STAMP)
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
 	OMP_NUM_THREADS=1 EQUILIB_BUDGET=smoke $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks
 

@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 from equilib import dfq
 from equilib.deploy import Deployed, deploy, quantization_ladder
 from equilib.equivariance import (
+    Model,
     equivariance_sweep,
     interpolation_control,
     mean_over_quarter_turns,
@@ -97,50 +98,48 @@ def measure(
         ``int8_identical_under_quarter_turns``: share of test patches with the very same logits.
         ``per_patch``: labels and logit differences, in the order of the test split, for paired comparisons.
         ``further``: the same for the patches of ``further``.  ``ladder``: metrics of each simulated INT8 network of
-        :func:`equilib.deploy.quantization_ladder`.  ``range_spread``: of each convolution, the largest range of an output channel's
-        weights over the smallest, before and after equalization.  ``seconds`` and ``steps`` of the training.
+        :func:`equilib.deploy.quantization_ladder`.  ``range_spread``: of each convolution, the largest range of an output
+        channel's weights over the smallest, before and after equalization.  ``seconds`` and ``steps`` of the training.
     """
     size = config.network.input_size
     test = Patches(data or config.data, "test")
     labels = torch.from_numpy(test.labels)
     model = deploy(result.network, onnx)
-    running = model.session
     ladder = {rung: predict(network, test, size) for rung, network in quantization_ladder(model.exported).items()}
-    logits = _logits(model, running, ladder, test, size)
+    logits = _logits(model, ladder, test, size)
     sample = network_inputs(test, range(min(measured, len(test))), size)
-    same_class = logits["int8"].argmax(1) == logits["int8 simulated"].argmax(1)
+    stages = _stages(model, config, sample)
+    kept = ("fp32", "fp32, mean of four rotations", "int8")
     return {
         "config": config.to_dict() | {"data": Path(config.data).name},
-        "parameters": count_parameters(result.network),
-        "parameters_exported": count_parameters(model.exported),
-        "macs": sum(layer.macs for layer in count_costs(model.exported, size)),
-        "onnx_bytes": model.onnx.stat().st_size,
+        **_costs(result, model, size),
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
         "history": list(result.history),
         "accuracy": {stage: classification_metrics(values, labels) for stage, values in logits.items()},
-        "logit_change": {
-            "equalized": relative_difference(logits["fp32"], logits["fp32 equalized"]),
-            "absorbed": relative_difference(logits["fp32"], logits["fp32 equalized and absorbed"]),
-            "int8": relative_difference(logits["fp32"], logits["int8"]),
-        },
-        "same_class_int8_and_simulation": same_class.double().mean().item(),
-        "int8_identical_under_quarter_turns": identical_under_quarter_turns(running, test, size),
+        "logit_change": _logit_change(logits),
+        "same_class_int8_and_simulation": _same_class(logits["int8"], logits["int8 simulated"]),
+        "int8_identical_under_quarter_turns": identical_under_quarter_turns(model.session, test, size),
         "measured_patches": len(sample),
-        "per_patch": _per_patch(
-            labels, {stage: logits[stage] for stage in ("fp32", "fp32, mean of four rotations", "int8")}
-        ),
-        "further": {name: score(model.exported, running, patches, size) for name, patches in (further or {}).items()},
+        "per_patch": _per_patch(labels, {stage: logits[stage] for stage in kept}),
+        "further": {
+            name: score(model.exported, model.session, patches, size) for name, patches in (further or {}).items()
+        },
         "ladder": {rung: classification_metrics(values, labels) for rung, values in ladder.items()},
         "range_spread": {"folded": range_spread(model.folded), "equalized": range_spread(model.equalized)},
         "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
         "steps": result.steps,
-        **_under_rotation(model, running, config, sample, angles),
+        "rotation_spread": _rotation_spread(model, sample),
+        "equivariance": {
+            stage: [asdict(error) for error in equivariance_sweep(network, sample, angles)]
+            for stage, network in stages.items()
+        },
+        "interpolation_control": _interpolation_control(model, sample, angles),
     }
 
 
-def _logits(model: Deployed, running, ladder: Mapping[str, Tensor], test: Patches, size: int) -> dict[str, Tensor]:
-    """Of each stage, the logits of all test patches."""
+def _logits(model: Deployed, ladder: Mapping[str, Tensor], test: Patches, size: int) -> dict[str, Tensor]:
+    """Logits of the test patches at each stage of deployment; those of simulated INT8 are the ladder's."""
     return {
         "fp32": predict(model.exported, test, size),
         "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
@@ -148,38 +147,55 @@ def _logits(model: Deployed, running, ladder: Mapping[str, Tensor], test: Patche
         "fp32 equalized and absorbed": predict(model.absorbed, test, size),
         "int8 naive, simulated": ladder["naive"],
         "int8 simulated": ladder["+ absorption"],
-        "int8": predict(running, test, size),
+        "int8": predict(model.session, test, size),
     }
 
 
-def _under_rotation(model: Deployed, running, config: TrainConfig, sample: Tensor, angles: Sequence[float]) -> dict:
-    """What turning the sample does to the logits, of each stage and at each angle."""
+def _stages(model: Deployed, config: TrainConfig, sample: Tensor) -> dict[str, Model]:
+    """What equivariance is measured on: from the network before its training to the INT8 file."""
     torch.manual_seed(config.seed)
-    stages = {
+    return {
         "untrained": estimate_statistics(build(config.kind, config.network), sample[:64]),
         "trained": model.trained,
         "exported": model.exported,
         "equalized": model.equalized,
-        "int8": running,
+        "int8": model.session,
     }
-    around = range(30, 360, 30)
-    reference = run_model(model.exported, sample)
+
+
+def _costs(result: TrainResult, model: Deployed, size: int) -> dict[str, int]:
     return {
-        "rotation_spread": {
-            "fp32": asdict(rotation_spread(model.exported, sample, around)),
-            "int8": asdict(rotation_spread(running, sample, around)),
-            "fp32, there and back": asdict(rotation_spread(model.exported, sample, around, and_back=True)),
-        },
-        "equivariance": {
-            stage: [asdict(error) for error in equivariance_sweep(network, sample, angles)]
-            for stage, network in stages.items()
-        },
-        "interpolation_control": [
-            asdict(interpolation_control(model.exported, sample, angle, reference=reference))
-            for angle in angles
-            if angle % 90
-        ],
+        "parameters": count_parameters(result.network),
+        "parameters_exported": count_parameters(model.exported),
+        "macs": sum(layer.macs for layer in count_costs(model.exported, size)),
+        "onnx_bytes": model.onnx.stat().st_size,
     }
+
+
+def _logit_change(logits: Mapping[str, Tensor]) -> dict[str, float]:
+    stages = {"equalized": "fp32 equalized", "absorbed": "fp32 equalized and absorbed", "int8": "int8"}
+    return {name: relative_difference(logits["fp32"], logits[stage]) for name, stage in stages.items()}
+
+
+def _same_class(first: Tensor, second: Tensor) -> float:
+    """The share of patches that two models put in the same class."""
+    return (first.argmax(1) == second.argmax(1)).double().mean().item()
+
+
+def _rotation_spread(model: Deployed, sample: Tensor) -> dict[str, dict]:
+    around = range(30, 360, 30)
+    return {
+        "fp32": asdict(rotation_spread(model.exported, sample, around)),
+        "int8": asdict(rotation_spread(model.session, sample, around)),
+        "fp32, there and back": asdict(rotation_spread(model.exported, sample, around, and_back=True)),
+    }
+
+
+def _interpolation_control(model: Deployed, sample: Tensor, angles: Sequence[float]) -> list[dict]:
+    """At the angles at which pixels are interpolated."""
+    reference = run_model(model.exported, sample)
+    between = [angle for angle in angles if angle % 90]
+    return [asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between]
 
 
 def score(network: nn.Module, session, patches: Patches, size: int) -> dict[str, list]:

@@ -20,8 +20,7 @@ from equilib.field_norm import NormalizeFields
 from equilib.fields import Group, channel_permutation
 from equilib.filters import pixel_basis, steerable_basis
 from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual, note
-
-DEPTHWISE = ("strict", "fieldwise")
+from equilib.variant import STEERABLE_DEPTHWISE
 
 
 def regular_type(group: Group, channels: int) -> FieldType:
@@ -68,8 +67,8 @@ class SteerableConv(EquivariantModule):
         band_limit: bool = True,
     ):
         super().__init__()
-        if depthwise not in (None, *DEPTHWISE):
-            raise ValueError(f"depthwise must be one of {DEPTHWISE} or None, got {depthwise!r}")
+        if depthwise not in (None, *STEERABLE_DEPTHWISE):
+            raise ValueError(f"depthwise must be one of {STEERABLE_DEPTHWISE} or None, got {depthwise!r}")
         if depthwise and (in_channels != out_channels or image_input):
             raise ValueError("a depthwise convolution keeps its number of channels and acts on regular fields")
         self.in_type = image_type(group, in_channels) if image_input else regular_type(group, in_channels)

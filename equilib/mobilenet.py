@@ -9,7 +9,7 @@ quantization needs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from equilib.fields import Group
 from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
 from equilib.plain import DiscMask, DiscMean, FieldDropout, GroupMax, Residual
+from equilib.variant import DEPTHWISE, KINDS
 
 # Sandler et al. 2018, Table 2: expansion factor, channels, repeats; the stem and the head stand apart.
 STEM_CHANNELS = 32
@@ -31,8 +32,6 @@ IMAGENET_STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
 PCAM_STRIDES = (2, 1, 2, 2, 1, 1, 1, 1)
 
 GROUP_POOLINGS = ("mean", "max")
-DEPTHWISE = ("strict", "fieldwise", "grouped")
-KINDS = ("conventional", "equivariant")
 
 
 class InexactGridError(ValueError):
@@ -95,14 +94,13 @@ class MobileNetConfig:
             object.__setattr__(self, "divisor", symmetry.order)
         if self.width <= 0:
             raise ValueError(f"width must be positive, got {self.width}")
-        if self.divisor < 1:
-            raise ValueError(f"divisor must be at least 1, got {self.divisor}")
+        for name in ("divisor", "classes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if len(self.strides) != len(BLOCKS) + 1 or any(stride < 1 for stride in self.strides):
             raise ValueError(
                 f"strides must be {len(BLOCKS) + 1} positive numbers (the stem and {len(BLOCKS)} rows), got {self.strides}"
             )
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.depthwise not in DEPTHWISE:
@@ -196,9 +194,6 @@ class Block:
         return self.window.stride == 1 and self.inputs == self.outputs
 
 
-# --- the conventional network ---
-
-
 class MobileNetV2(nn.Module):
     """Plain MobileNetV2 with masks: (B, 3, n, n) normalised images to (B, classes) logits.
 
@@ -231,13 +226,39 @@ def _check_divisor(config: MobileNetConfig) -> None:
         raise ValueError(f"divisor={config.divisor} is no multiple of |{config.symmetry.name}| = {order}")
 
 
+def _features(config: MobileNetConfig, convolution: Callable, sequence: Callable, residual: Callable) -> nn.Module:
+    """Walk the table once, for a network of either kind.
+
+    Args:
+        convolution: makes a convolution with its normalization and ReLU of (inputs, outputs, window), and of the keywords
+            ``depthwise``, ``activation`` (whether a ReLU follows) and ``image_input``.
+        sequence: makes a module of an OrderedDict of modules.
+        residual: makes x + body(x) of a body.
+    """
+
+    def block(spec):
+        parts = OrderedDict()
+        if spec.hidden != spec.inputs:
+            parts["expand"] = convolution(spec.inputs, spec.hidden, Window(1))
+        parts["depthwise"] = convolution(spec.hidden, spec.hidden, spec.window, depthwise=True)
+        parts["project"] = convolution(spec.hidden, spec.outputs, Window(1), activation=False)
+        body = sequence(parts)
+        return residual(body) if spec.residual else body
+
+    parts = OrderedDict(stem=convolution(3, config.stem_channels, config.stages[0].window, image_input=True))
+    parts.update((spec.name, block(spec)) for spec in config.blocks)
+    parts["head"] = convolution(config.blocks[-1].outputs, config.head_channels, Window(1))
+    return sequence(parts)
+
+
 def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
     mixed = 1  # channels that a depthwise filter sees
     if config.depthwise == "grouped":
         _check_divisor(config)
         mixed = config.symmetry.order
 
-    def conv(inputs, outputs, window, groups=1, activation=True):
+    def convolution(inputs, outputs, window, *, depthwise=False, activation=True, image_input=False):
+        groups = inputs // mixed if depthwise else 1
         layers = OrderedDict(
             conv=nn.Conv2d(inputs, outputs, window.kernel, window.stride, window.padding, groups=groups, bias=False),
             norm=nn.BatchNorm2d(outputs),
@@ -246,20 +267,7 @@ def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
             layers["relu"] = nn.ReLU(inplace=True)  # nothing else reads the normalized values: a pass and a map saved
         return nn.Sequential(layers)
 
-    def block(spec):
-        body = nn.Sequential()
-        if spec.hidden != spec.inputs:
-            body.add_module("expand", conv(spec.inputs, spec.hidden, Window(1)))
-        body.add_module("depthwise", conv(spec.hidden, spec.hidden, spec.window, groups=spec.hidden // mixed))
-        body.add_module("project", conv(spec.hidden, spec.outputs, Window(1), activation=False))
-        return Residual(body) if spec.residual else body
-
-    features = nn.Sequential()
-    features.add_module("stem", conv(3, config.stem_channels, config.stages[0].window))
-    for spec in config.blocks:
-        features.add_module(spec.name, block(spec))
-    features.add_module("head", conv(config.blocks[-1].outputs, config.head_channels, Window(1)))
-    return features
+    return _features(config, convolution, nn.Sequential, Residual)
 
 
 def _initialize(network: nn.Module) -> None:
@@ -270,9 +278,6 @@ def _initialize(network: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
-
-
-# --- the equivariant network ---
 
 
 class EquivariantMobileNetV2(nn.Module):
@@ -299,8 +304,7 @@ class EquivariantMobileNetV2(nn.Module):
         self.dropout = FieldDropout(config.dropout, dropped)
         if config.group_pooling == "max":
             self.group_pool = GroupMax(group.order)
-            self.classifier = nn.Linear(config.head_channels // group.order, config.classes)
-            linear = self.classifier
+            linear = self.classifier = nn.Linear(config.head_channels // group.order, config.classes)
         else:
             self.group_pool = nn.Identity()
             self.classifier = InvariantLinear(group, config.head_channels, config.classes)
@@ -326,8 +330,7 @@ class EquivariantMobileNetV2(nn.Module):
         features = export_sequence(self.features)
         if self.config.group_pooling == "max":
             features.add_module("group_pool", self.group_pool)
-            classifier = nn.Linear(self.classifier.in_features, self.classifier.out_features)
-            classifier.load_state_dict(self.classifier.state_dict())
+            classifier = deepcopy(self.classifier)
         else:
             classifier = self.classifier.export()
         return MobileNetV2(self.config, features, classifier).eval()
@@ -338,7 +341,7 @@ def _equivariant_features(config: MobileNetConfig):
 
     group = config.symmetry
 
-    def conv(inputs, outputs, window, depthwise=None, activation=True, image_input=False):
+    def convolution(inputs, outputs, window, *, depthwise=False, activation=True, image_input=False):
         layers = OrderedDict(
             conv=SteerableConv(
                 group,
@@ -347,7 +350,7 @@ def _equivariant_features(config: MobileNetConfig):
                 window.kernel,
                 stride=window.stride,
                 padding=window.padding,
-                depthwise=depthwise,
+                depthwise=config.depthwise if depthwise else None,
                 image_input=image_input,
                 band_limit=config.band_limit,
             ),
@@ -357,23 +360,7 @@ def _equivariant_features(config: MobileNetConfig):
             layers["relu"] = FieldReLU(group, outputs)
         return FieldSequence(layers)
 
-    def block(spec):
-        parts = OrderedDict()
-        if spec.hidden != spec.inputs:
-            parts["expand"] = conv(spec.inputs, spec.hidden, Window(1))
-        parts["depthwise"] = conv(spec.hidden, spec.hidden, spec.window, depthwise=config.depthwise)
-        parts["project"] = conv(spec.hidden, spec.outputs, Window(1), activation=False)
-        body = FieldSequence(parts)
-        return EquivariantResidual(body) if spec.residual else body
-
-    parts = OrderedDict(stem=conv(3, config.stem_channels, config.stages[0].window, image_input=True))
-    for spec in config.blocks:
-        parts[spec.name] = block(spec)
-    parts["head"] = conv(config.blocks[-1].outputs, config.head_channels, Window(1))
-    return FieldSequence(parts)
-
-
-# --- counting ---
+    return _features(config, convolution, FieldSequence, EquivariantResidual)
 
 
 @dataclass(frozen=True)

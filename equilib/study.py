@@ -62,6 +62,8 @@ def read_run(path: str | Path) -> Run:
         return Run(variant, data["train"], contents["seed"], data["label"], contents["command"], figures)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no run of experiments/grid.py: {error} is missing") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no run of experiments/grid.py: {error}") from error
 
 
 def read_runs(folder: str | Path) -> list[Run]:

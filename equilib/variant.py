@@ -1,4 +1,4 @@
-"""Which network a run trained, as one object: what tables, figures and file names call it is derived from it, never read back.
+"""Which network a run trained, as one object: its label and the names of its files follow from it, and are never read back.
 
 Nothing here needs torch: results are read without it.
 """
@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+KINDS = ("conventional", "equivariant")
+# Forms of the depthwise layer: those of an equivariant network, and what a field-wise one is once exported.
+STEERABLE_DEPTHWISE = ("strict", "fieldwise")
+DEPTHWISE = (*STEERABLE_DEPTHWISE, "grouped")
 # The group that a conventional network borrows its channels' rounding and its groups of channels from, unless it says so.
 DEFAULT_GROUP = "C4"
 # Multiples of 12 suit C4 and C12; names of files leave it out.
@@ -20,10 +24,13 @@ class Variant:
     """A network of :mod:`equilib.mobilenet` and how it was trained, apart from patches, epochs and seed.
 
     Attributes:
-        kind: ``"conventional"`` or ``"equivariant"``.
+        kind: one of :data:`KINDS`.
         group, depthwise, width, divisor, band_limit: as in :class:`equilib.mobilenet.MobileNetConfig`.
         recipe: ``""`` for the one usual of the kind (conventional networks train on quarter turns, equivariant ones on
             turns by any angle), ``"any angle"`` for a conventional network that is trained as the equivariant ones are.
+
+    Raises:
+        ValueError: there is no such kind or depthwise layer.
     """
 
     kind: str
@@ -33,6 +40,11 @@ class Variant:
     width: float = 0.35
     divisor: int = DEFAULT_DIVISOR
     band_limit: bool = True
+
+    def __post_init__(self):
+        for name, known in (("kind", KINDS), ("depthwise", DEPTHWISE), ("recipe", ("", ANY_ANGLE))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
 
     @classmethod
     def of(cls, config: Mapping) -> Variant:

@@ -63,3 +63,9 @@ def test_files_of_runs_are_named_by_their_variant(folder):
 )
 def test_names(variant, label, slug):
     assert (variant.label, variant.slug) == (label, slug)
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "plain"}, {"depthwise": "dense"}, {"recipe": "none"}])
+def test_variants_that_are_none(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be one of"):
+        Variant(**{"kind": "equivariant"} | wrong)

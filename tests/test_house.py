@@ -1,0 +1,122 @@
+"""The rules of the house: lengths, which module may import which, one room for each; see CONTRIBUTING.md."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = sorted((ROOT / "equilib").rglob("*.py"))
+SOURCES = [*PACKAGE, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+FILE_LINES, FUNCTION_LINES = 450, 60
+
+
+def name_of(path):
+    """A module's dotted name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in PACKAGE}
+
+
+def is_function(node):
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def length(function):
+    """Lines of a function without its docstring."""
+    lines = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
+
+
+def long_functions(source):
+    """Names of functions above the limit."""
+    return [node.name for node in ast.walk(ast.parse(source)) if is_function(node) and length(node) > FUNCTION_LINES]
+
+
+def imports(source, package=""):
+    """Modules of the library that a file imports at the top, so whenever it is imported itself."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & set(MODULES)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= FILE_LINES
+    assert long_functions(text) == []
+
+
+def test_the_limit_is_seen():
+    body = "\n".join("    x = 1" for _ in range(FUNCTION_LINES))
+    assert long_functions(f"def f():\n{body}\n") == ["f"]
+    assert long_functions(f'def f():\n    """Words\n{body}\n"""\n    return 1\n') == []
+
+
+def test_imports_run_in_one_direction():
+    """No module imports, by any way, itself; packages and their parts count as one."""
+    above = {name: {imported.split(".")[1] for imported in imports(path.read_text()) if "." in imported}
+             for name, path in MODULES.items()}  # fmt: skip
+    edges = {}
+    for name, targets in above.items():
+        if "." in name:
+            room = name.split(".")[1]
+            edges.setdefault(room, set()).update(targets - {room})
+
+    def reach(room, seen):
+        for target in edges.get(room, ()):
+            if target not in seen:
+                seen.add(target)
+                reach(target, seen)
+        return seen
+
+    assert [room for room in edges if room in reach(room, set())] == []
+
+
+STACKS = ("torch", "lightning", "e2cnn", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "module, without",
+    [
+        ("equilib.results", STACKS),
+        ("equilib.variant", STACKS),
+        ("equilib.study", STACKS),
+        ("equilib.study_tables", STACKS),
+        ("equilib.tissue", STACKS),
+        ("equilib.pcam", ("lightning", "e2cnn", "onnxruntime")),
+        ("equilib.dfq", ("lightning", "onnxruntime")),
+        ("equilib.int8", ("lightning", "onnxruntime")),
+        ("equilib.device", ("lightning",)),
+        ("equilib.deploy", ("lightning",)),
+        ("equilib.mobilenet", ("lightning", "onnxruntime")),
+    ],
+)
+def test_a_module_does_without(module, without):
+    """In a fresh process: what is imported with it."""
+    code = f"import sys, {module}; print(*(name for name in {without!r} if name in sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_every_room_is_listed():
+    listed = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = {name.split(".")[1] for name in MODULES if "." in name and not name.endswith("__main__")}
+    assert sorted(room for room in rooms if f"`{room}`" not in listed) == []
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 13_000
