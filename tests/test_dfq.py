@@ -446,7 +446,9 @@ def test_equalized_is_never_worse_than_naive(name, tissue):
         reference = run_model(network, tissue)
         folded = dfq.fold_batch_norm(network)
         equalized, report = dfq.equalize(folded)
-        error = lambda model: relative_difference(reference, run_model(int8.quantize(model, input_range()), tissue))
+        error = lambda model, reference=reference: relative_difference(
+            reference, run_model(int8.quantize(model, input_range()), tissue)
+        )
         assert error(equalized) <= error(folded) + 0.05, case
         if case == "as trained":
             assert not report.bounded, "the plain fixed point is fine"
