@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def open_dataset(path: str | Path, key: str) -> Iterator[h5py.Dataset]:
         dataset = _dataset(file, path, key)
         _check_filters(dataset, path, key)
         _check_sources(dataset, path, key)
+        _check_written(dataset, path, key)
         yield dataset
 
 
@@ -167,3 +169,22 @@ def _check_sources(dataset: h5py.Dataset, path: Path, key: str) -> None:
             present += min(Path(name).stat().st_size - offset, size)
         if present < dataset.nbytes:
             raise PatchFileError(f"{path}: {key} keeps its values in another file, {name}, which is cut short")
+
+
+def _check_written(dataset: h5py.Dataset, path: Path, key: str) -> None:
+    """Refuse what was never written, or is lost from the index of a damaged file: HDF5 would give zeros for it too."""
+    if not dataset.size or dataset.is_virtual or dataset.external:
+        return
+    if dataset.chunks is None:
+        there, wanted = int(dataset.id.get_storage_size() > 0), 1
+    else:
+        there, wanted = (
+            dataset.id.get_num_chunks(),
+            math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks)),
+        )
+        plain = dataset.id.get_create_plist().get_nfilters() == 0
+        size = there * math.prod(dataset.chunks) * dataset.dtype.itemsize
+        if plain and dataset.id.get_storage_size() != size:  # packed parts, whose filter is lost
+            raise damaged(path, f"is damaged: the parts of {key} do not have its size")
+    if there < wanted:
+        raise damaged(path, f"is incomplete: of {wanted} parts of {key}, {there} have been written")

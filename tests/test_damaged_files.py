@@ -41,11 +41,14 @@ def write_split(folder):
         file["y"] = np.array([0, 1, 1], np.uint8).reshape(-1, 1, 1, 1)
 
 
-def packed(folder):
-    write_split(folder)
-    with h5py.File(split_path(folder, "test", "x"), "w") as file:
-        file.create_dataset("x", data=PIXELS, chunks=(2, 96, 96, 3), compression="gzip", fletcher32=True)
-    return split_path(folder, "test", "x")
+def packed(version):
+    def write(folder):
+        write_split(folder)
+        with h5py.File(split_path(folder, "test", "x"), "w", libver=version) as file:
+            file.create_dataset("x", data=PIXELS, chunks=(2, 96, 96, 3), compression="gzip", fletcher32=True)
+        return split_path(folder, "test", "x")
+
+    return write
 
 
 def contiguous(folder):
@@ -139,7 +142,9 @@ def claimed(path):
 
 # How to write the file, how to read it, and whether its format has check sums, so that it must be read right or not at all.
 KINDS = {
-    "PCam, packed": (packed, split, True),
+    # The oldest layout has check sums for the pixels, but none for the headers that say where they lie.
+    "PCam, packed": (packed("earliest"), split, False),
+    "PCam, packed, newer layout": (packed("latest"), split, True),
     "PCam, contiguous": (contiguous, split, False),
     "PCam, labels": (labels, split, False),
     "own .h5": (own_h5, patches_of, False),

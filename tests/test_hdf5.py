@@ -98,7 +98,8 @@ def missing_filter(path):
         created.set_chunk((2, 96, 96, 3))
         created.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (1, 2))
         stored = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, space, created)
-        stored.write_direct_chunk((0, 0, 0, 0), b"packed", 0)
+        for start in (0, 2):
+            stored.write_direct_chunk((start, 0, 0, 0), b"packed", 0)
 
 
 def of(key, value):
@@ -174,6 +175,16 @@ def test_damage_that_shows_while_reading(x, tmp_path):
     patches = Patches(tmp_path, "test")
     with pytest.raises(PatchFileError, match=f"{x.name} is truncated, damaged"):
         patches.images([0, 3])
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 96, 96, 3)])
+def test_what_a_writer_left_half_done_is_not_read_as_zeros(x, tmp_path, chunks):
+    with h5py.File(x, "w") as file:
+        stored = file.create_dataset("x", PIXELS.shape, np.uint8, chunks=chunks)
+        if chunks:
+            stored[:3] = PIXELS[:3]
+    with pytest.raises(PatchFileError, match=f"{x.name} is incomplete: of {4 if chunks else 1} parts"):
+        Patches(tmp_path, "test")
 
 
 def test_a_file_that_shrinks_while_it_is_in_use(x, tmp_path):
