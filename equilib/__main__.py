@@ -58,6 +58,7 @@ def _run(arguments: list[str]) -> int:
         "train": commands.train,
         "compare": commands.compare,
         "quantize": commands.quantize,
+        "doctor": commands.doctor,
         "predict": predict.predict,
     }[options.command]
     status = run(options, arguments)

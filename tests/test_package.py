@@ -72,7 +72,7 @@ def test_the_wheel_lists_the_library_and_the_shipped_results(wheel):
 def test_the_installed_package_works_without_the_checkout(run, tmp_path):
     where = run("-c", "import equilib; print(equilib.__file__)").stdout
     assert "installed" in where and str(ROOT) not in where
-    for command in ("train", "compare", "quantize", "predict"):
+    for command in ("train", "compare", "quantize", "predict", "doctor"):
         assert run("-m", "equilib", command, "--help").returncode == 0
     Image.new("RGB", (96, 96), (180, 120, 170)).save(tmp_path / "patch.png")
     model = run(

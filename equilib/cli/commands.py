@@ -1,4 +1,4 @@
-"""What ``equilib train``, ``compare`` and ``quantize`` do with their options; each returns the exit status."""
+"""What ``equilib train``, ``compare``, ``quantize`` and ``doctor`` do with their options; each returns the exit status."""
 
 from __future__ import annotations
 
@@ -61,6 +61,14 @@ def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
         made = deploy.deploy(network, output, **recipe, scheme=int8.Scheme(**scheme))
         path, steps = made.onnx, made.steps
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps)}")
+    return 0
+
+
+def doctor(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Print the report on this machine."""
+    from equilib.doctor import as_text, report
+
+    print(as_text(report(options.data)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The options of the four commands."""
+"""The options of the commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 
+from equilib import __version__
 from equilib.budget import BUDGETS
 from equilib.cli.options import add_options, count, whole
 from equilib.deploy import deploy
@@ -32,6 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train one network, compare both from training to INT8, quantize one, classify with it.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"equilib {__version__}")
     debug = argparse.ArgumentParser(add_help=False)
     for one in (parser, debug):
         one.add_argument(
@@ -62,6 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
     quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
     add_options(quantize, deploy, RECIPE)
     add_options(quantize, Scheme, SCHEME)
+
+    doctor = command("doctor", "versions, processor, runtimes and data in one screen, to paste into a bug report")
+    doctor.add_argument("--data", default="data/pcam", help="folder with PCam's files (default data/pcam)")
 
     predict = command("predict", "classify patches with an exported model; prints CSV")
     predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
