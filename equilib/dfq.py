@@ -223,7 +223,7 @@ def _verified(network: fx.GraphModule, changed: fx.GraphModule, what: str) -> fx
     changed.meta["input_shape"] = find_input_shape(network)
     before = deepcopy(network).double()
     check_same_function(before, changed, what, traced=before)
-    changed = changed.to(next(network.parameters()).dtype)
+    changed = changed.to(next(network.parameters(), torch.zeros(())).dtype)
     for name, layer in called_layers(changed):
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"{name}: its rescaled weights do not fit into {layer.weight.dtype}; use network.float()")

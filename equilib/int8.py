@@ -287,11 +287,11 @@ class QuantizedLayer(nn.Module):
             unit = (input_scale * self.scale).double()
             layer.bias.data = (layer.bias.data.double() / unit).round().mul(unit).to(layer.bias.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by torch's name, since callers may use it
         weight = _round_weight(self.layer.weight, self.scale, self.zero_point, self.scheme)
         if isinstance(self.layer, nn.Linear):
-            return nn.functional.linear(x, weight, self.layer.bias)
-        return self.layer._conv_forward(x, weight, self.layer.bias)
+            return nn.functional.linear(input, weight, self.layer.bias)
+        return self.layer._conv_forward(input, weight, self.layer.bias)
 
 
 class QuantizedDiscMean(nn.Module):

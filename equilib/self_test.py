@@ -94,9 +94,10 @@ def make(network: nn.Module, shape: tuple[int, ...]) -> SelfTest:
     """The self-test of a network that is about to be exported, in single precision.
 
     Tolerance: kernels and simulation round the same real numbers, and differ only where one lies halfway between two
-    levels.  Those are a small share of all roundings, so a right kernel is much nearer to the simulation than the
-    simulation is to the network without rounding: 0 to 0.12 of that distance were seen.  Half of it is the tolerance; of
-    a network that is not quantized, 1e-4 of its largest output.
+    levels.  Those are a small share of all roundings, so a right kernel is nearer to the simulation than the simulation
+    is to the network without rounding: of networks with 50 layers 0 to 0.12 of that distance were seen, of ones with
+    three layers, where a single pooled value weighs much, up to 0.67.  That distance is the tolerance; of a network that
+    is not quantized, 1e-4 of its largest output.
 
     Raises:
         ValueError: the network answers with NaN or infinity, or with several tensors.
@@ -116,7 +117,7 @@ def make(network: nn.Module, shape: tuple[int, ...]) -> SelfTest:
         if quantizer is None:
             tolerance = 1e-4 * outputs.abs().max().item()
         else:
-            tolerance = (outputs - _unrounded(network)(images)).double().square().mean().sqrt().item() / 2
+            tolerance = (outputs - _unrounded(network)(images)).double().square().mean().sqrt().item()
     kept = _kept(outputs.numpy().astype(np.float64))
     scale = np.abs(kept).max()
     answers = tuple(tuple(float(f"{value:.7g}") for value in row) for row in kept)

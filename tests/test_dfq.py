@@ -536,3 +536,19 @@ def test_bias_correction_behind_a_flattened_map_and_where_it_has_no_rule():
         corrected, report = dfq.correct_bias(folded, lambda layer: 0 * layer.weight.detach(), 12)
         assert len(report.skipped) == 1
         assert all(torch.isfinite(parameter).all() for parameter in corrected.parameters())
+
+
+def test_layers_called_by_keyword_and_networks_without_layers(tissue):
+    """What torch allows in a forward: the names of arguments; nothing to scale is no error."""
+    network = Written(
+        lambda self, x: self.second(input=self.relu(input=self.first(input=x))).mean((2, 3)),
+        first=_conv(3, 4),
+        relu=nn.ReLU(),
+        second=_conv(4, 2),
+    ).eval()
+    folded = dfq.fold_batch_norm(network)
+    rounded = int8.quantize(folded, input_range(), ranges=int8.calibrated_ranges(folded, tissue))
+    assert relative_difference(run_model(folded, tissue), run_model(rounded, tissue)) < 0.2
+    pooling = dfq.fold_batch_norm(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    equalized, report = dfq.equalize(pooling)
+    assert report.pairs == () and torch.equal(run_model(equalized, tissue), run_model(pooling, tissue))
