@@ -37,6 +37,35 @@ def test_same_arguments_same_patch():
         assert not np.array_equal(first.image, other.image)
 
 
+DRAWN = {
+    ("train", 0): (False, 0, [158.8, 113.8, 178.7]),
+    ("train", 1): (True, 8777, [138.3, 95.9, 166.4]),
+    ("train", 6): (True, 5879, [174.5, 138.9, 197.6]),
+    ("valid", 0): (False, 0, [231.7, 219.8, 227.2]),
+    ("valid", 1): (True, 640, [171.8, 134.4, 189.5]),
+    ("valid", 6): (True, 2684, [168.9, 143.4, 194.1]),
+    ("test", 0): (True, 4141, [161.9, 121.3, 161.2]),
+    ("test", 1): (False, 0, [183.4, 150.0, 196.7]),
+    ("test", 6): (True, 7024, [175.1, 142.3, 174.4]),
+}
+"""Patches of seed 3 as version 1 draws them: label, pixels of tumour, mean of red, green and blue in grey levels."""
+
+
+@pytest.mark.parametrize("split, index", DRAWN)
+def test_a_version_draws_the_same_patches(split, index):
+    """Data sets in the cache, trained networks and saved notebooks belong to a version: raise it if these change.
+
+    No hash of the pixels: another processor may round a few of them otherwise. Another stream of random numbers, or
+    another constant, moves a mean by more than half a grey level.
+    """
+    assert tissue.GENERATOR_VERSION == 1
+    patch = draw_patch(3, split, index)
+    label, pixels, means = DRAWN[split, index]
+    assert patch.label is label
+    assert abs(int(patch.tumour.sum()) - pixels) <= 5
+    assert np.abs(patch.image.mean((0, 1)) - means).max() < 0.5
+
+
 def test_patch_types(patches):
     for patch in patches[:4]:
         assert patch.image.shape == (96, 96, 3)
