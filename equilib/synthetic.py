@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from equilib.canvas import SIZE
 from equilib.results import written_whole
-from equilib.tissue import GENERATOR_VERSION, SIZE, SPLITS, draw_patch, whole_number
+from equilib.tissue import GENERATOR_VERSION, SPLITS, draw_patch, whole_number
 
 _SHARD = 128
 """Patches per shard: the work that an interruption can lose."""

@@ -221,8 +221,8 @@ def test_quantize_looks_where_it_writes_before_it_works(tmp_path, capsys, monkey
         one_sentence(capsys, words)
     assert {path.name for path in tmp_path.iterdir()} == before
     monkeypatch.undo()
-    assert main(["quantize", checkpoint, "-o", str(tmp_path / "m.onnx"), "--fp32", "--tied"]) == 1
-    one_sentence(capsys, "--fp32", "tied")
+    assert main(["quantize", checkpoint, "-o", str(tmp_path / "m.onnx"), "--fp32", "--per-field"]) == 1
+    one_sentence(capsys, "--fp32", "--per-field")
 
 
 # --- ONNX files from elsewhere ---

@@ -43,7 +43,7 @@ def test_quantize_writes_what_it_says(model, tmp_path, capsys):
     for name, options in (
         ("fp32", ["--fp32"]),
         ("int8", []),
-        ("narrow", ["--weight-bits", "7", "--correct", "--tied"]),
+        ("narrow", ["--weight-bits", "7", "--correct", "--per-field"]),
     ):
         path = tmp_path / f"{name}.onnx"
         assert main(["quantize", checkpoint, "-o", str(path), *options]) == 0

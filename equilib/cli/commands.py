@@ -55,7 +55,8 @@ def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
     network, _ = load_network(options.checkpoint)
     if options.fp32:
         if recipe or scheme:
-            raise ValueError(f"--fp32 rounds nothing, so it does not go with {', '.join([*recipe, *scheme])}")
+            named = ", ".join(f"--{name.replace('_', '-')}" for name in (*recipe, *scheme))
+            raise ValueError(f"--fp32 rounds nothing, so it does not go with {named}")
         path, steps = device.export_onnx(exported(network), output, network.config.input_size), ("FP32",)
     else:
         made = deploy.deploy(network, output, **recipe, scheme=int8.Scheme(**scheme))
