@@ -410,3 +410,12 @@ def _joins_what_follows(network: fx.GraphModule, node: fx.Node) -> bool:
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent) if parent else network, leaf, module)
+
+
+def __getattr__(name: str):
+    """``export_onnx`` and ``session`` stand in :mod:`equilib.device`; scripts from before that ask for them here."""
+    if name in ("export_onnx", "session"):
+        from equilib import device
+
+        return getattr(device, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

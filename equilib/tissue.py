@@ -285,3 +285,12 @@ def whole_number(name: str, value: int, least: int = 0) -> int:
 def _check_split(split: str) -> None:
     if not isinstance(split, str) or split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+
+
+def __getattr__(name: str):
+    """``ensure_dataset`` stands in :mod:`equilib.synthetic`; scripts from before that ask for it here."""
+    if name == "ensure_dataset":
+        from equilib.synthetic import ensure_dataset
+
+        return ensure_dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -120,3 +120,13 @@ def test_every_room_is_listed():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 13_000
+
+
+def test_what_moved_is_still_found_where_scripts_look_for_it():
+    from equilib import device, int8, synthetic, tissue
+
+    assert (int8.session, int8.export_onnx) == (device.session, device.export_onnx)
+    assert tissue.ensure_dataset is synthetic.ensure_dataset
+    for module in (int8, tissue):
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            module.nothing  # noqa: B018
