@@ -28,7 +28,7 @@ def renew() -> None:
 
 def tables() -> dict[str, str]:
     """The tables by the name of their marks."""
-    grid, ablation = (study.read_runs(runs.RESULTS / name) for name in ("grid", "ablation"))
+    grid, ablation, evidence = (study.read_runs(runs.RESULTS / name) for name in ("grid", "ablation", "evidence"))
     few, most = (study.select(ablation, patches=size) for size in (runs.SIZES[0][0], runs.SIZES[-1][0]))
     chosen = [run for run in ablation if study.select(most, variant=run.variant)]
 
@@ -62,6 +62,7 @@ def tables() -> dict[str, str]:
             study_tables.steadiness_rows(chosen),
         ),
         "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
+        "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table(),
         "search": search_table(),
     }
