@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from equilib import dfq
-from equilib.plain import GroupMax
+from equilib.plain import GroupMax, facts, note
 
 
 def trained(*, padding=(0, 0), field_size=None):
@@ -25,7 +25,7 @@ def trained(*, padding=(0, 0), field_size=None):
                 module.running_var.copy_(0.5 + torch.rand(8, generator=generator, dtype=torch.float64))
     for name in ("0", "3"):
         if field_size:
-            network.get_submodule(name).field_size = field_size
+            note(network.get_submodule(name), field_size=field_size)
     return network
 
 
@@ -39,14 +39,14 @@ def test_folding_leaves_the_function_and_keeps_beta_and_the_size_of_gamma():
     x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     assert torch.allclose(before(x), after(x), rtol=1e-12, atol=1e-12)
     for conv, norm in (("0", before[1]), ("3", before[4])):
-        assert torch.equal(after.get_submodule(conv).output_mean, norm.bias)
-        assert torch.equal(after.get_submodule(conv).output_std, norm.weight.abs())
+        assert torch.equal(facts(after.get_submodule(conv)).mean, norm.bias)
+        assert torch.equal(facts(after.get_submodule(conv)).std, norm.weight.abs())
         assert (norm.weight < 0).any()
 
 
 def test_one_scale_a_field_where_a_maximum_over_the_field_follows():
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), GroupMax(4), nn.Conv2d(2, 5, 1)).double()
-    network[0].field_size = 4
+    note(network[0], field_size=4)
     with torch.no_grad():
         network[0].weight.mul_(torch.linspace(0.1, 5, 8, dtype=torch.float64).view(8, 1, 1, 1))
     equalized, report = dfq.equalize(dfq.trace(network))
@@ -79,14 +79,14 @@ def test_statistics_follow_the_scales():
     for pair, scale in report.scales.items():
         assert (scale.log().abs() > 0.05).any()
         old, new = before.get_submodule(pair.first), after.get_submodule(pair.first)
-        assert torch.allclose(new.output_mean * scale, old.output_mean, rtol=1e-9)
-        assert torch.allclose(new.output_std * scale, old.output_std, rtol=1e-9)
+        assert torch.allclose(facts(new).mean * scale, facts(old).mean, rtol=1e-9)
+        assert torch.allclose(facts(new).std * scale, facts(old).std, rtol=1e-9)
         assert torch.allclose(new.bias * scale, old.bias, rtol=1e-9)
 
 
 def test_tied_scales_make_the_largest_ranges_of_each_field_equal():
     before = folded(field_size=4)
-    after, report = dfq.equalize(before, tied=True)
+    after, report = dfq.equalize(before, per_field=True)
     for pair in report.scales:
         first, second = after.get_submodule(pair.first), after.get_submodule(pair.second)
         out, into = dfq.outgoing_ranges(first).unflatten(0, (-1, 4)), dfq.incoming_ranges(second).unflatten(0, (-1, 4))
@@ -105,14 +105,14 @@ def test_ranges_are_largest_absolute_weights():
 def test_only_high_biases_are_absorbed_and_statistics_keep_up():
     before = folded()
     first = before.get_submodule("0")
-    first.output_mean[:4] = 4 * first.output_std[:4]  # high enough; the other four are not
-    first.output_mean[4:] = 2.9 * first.output_std[4:]
+    std = facts(first).std
+    note(first, mean=torch.cat((4 * std[:4], 2.9 * std[4:])))  # four are high enough, the other four are not
     after, report = dfq.absorb_high_bias(before)
     amount = next(amount for pair, amount in report.absorbed.items() if pair.first == "0")
-    assert torch.allclose(amount[:4], first.output_std[:4]) and not amount[4:].any()
+    assert torch.allclose(amount[:4], facts(first).std[:4]) and not amount[4:].any()
     new = after.get_submodule("0")
-    assert torch.equal(new.bias, first.bias - amount) and torch.equal(new.output_mean, first.output_mean - amount)
-    assert torch.equal(new.output_std, first.output_std), "a shift changes no spread"
+    assert torch.equal(new.bias, first.bias - amount) and torch.equal(facts(new).mean, facts(first).mean - amount)
+    assert torch.equal(facts(new).std, facts(first).std), "a shift changes no spread"
     second = before.get_submodule("3")
     gain = second.weight.sum((2, 3)) @ amount
     assert torch.allclose(after.get_submodule("3").bias, second.bias + gain)
@@ -122,7 +122,7 @@ def test_only_high_biases_are_absorbed_and_statistics_keep_up():
 def test_padding_along_one_axis_keeps_biases_where_they_are(padding):
     before = folded(padding=padding)
     first = before.get_submodule("0")
-    first.output_mean = 9 * first.output_std
+    note(first, mean=9 * facts(first).std)
     after, report = dfq.absorb_high_bias(before)
     assert [pair.first for pair in report.skipped] == ["0"]
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)

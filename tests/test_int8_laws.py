@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from equilib import dfq, int8
-from equilib.plain import DiscMask, DiscMean, QuarterTurn
+from equilib.plain import DiscMask, DiscMean, QuarterTurn, note
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -67,7 +67,7 @@ def test_weights_and_biases_are_tied_in_every_layer():
     conv = nn.Conv2d(1, 8, 3)
     conv.weight.data = sum(_orbit(turn, conv.weight.data)) * (1 + 1e-6 * torch.randn(8, 1, 3, 3))
     conv.bias.data = torch.tensor([1.0, 2.0]).repeat_interleave(4) * (1 + 1e-6 * torch.randn(8))
-    conv.quarter_turn = turn
+    note(conv, quarter_turn=turn)
     for values in (conv.weight, conv.bias):
         assert not torch.equal(turn.apply(values), values)
     int8.tie_rotated_copies(nn.Sequential(conv))
