@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -83,13 +83,16 @@ def layer_costs(names: Sequence[str], macs: Sequence[float], parameters: Mapping
     return figure
 
 
-def training_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+def training_curves(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], conventional: Collection[str] = ("conventional",)
+) -> Figure:
     """Loss and validation accuracy against the epoch, for each network.
 
     Args:
         histories: for each network, rows with epoch, train_loss, valid_loss and valid_accuracy (0 to 1).
+        conventional: names of the conventional ones.
     """
-    styles = styles_by_kind(histories)
+    styles = styles_by_kind(histories, conventional)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, rows in histories.items():
