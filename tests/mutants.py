@@ -144,6 +144,11 @@ GRIDS = _of(
         "for after in range(window.kernel)",
     ),
     ("the largest padding comes first", "key=lambda pair: (sum(pair),", "key=lambda pair: (-sum(pair),"),
+    (
+        "negative padding on one side passes",
+        "self.padding < 0 or self.after < 0",
+        "self.padding < 0 and self.after < 0",
+    ),
 )
 
 LAYERS = _of(
@@ -287,6 +292,11 @@ PLAIN = _of(
     ("the mean takes the corners in", "mask = disc_mask(size)", "mask = torch.ones(size, size)"),
     ("the maximum is a mean", "(-1, self.field_size)).amax(2)", "(-1, self.field_size)).mean(2)"),
     ("several fields are dropped together", "x.unflatten(1, (-1, self.size))", "x.unflatten(1, (self.size, -1))"),
+    (
+        "one entry that fits is enough to be tied",
+        "(copy - weight).abs().max().item()",
+        "(copy - weight).abs().min().item()",
+    ),
 )
 
 MOBILENET = _of(
@@ -667,6 +677,9 @@ EQUIVARIANCE = _of(
     ("the model is left in training mode", "model.train(training)", "model.train()"),
     ("the model runs in training mode", "    model.eval()", "    model.train()"),
     ("flips are counted against the first angle", "!= (difference[0] > 0)", "!= (difference[1] > 0)"),
+    ("a single finite output is enough", "and torch.isfinite(actual).all()", "and torch.isfinite(actual).any()"),
+    ("ties count as class 1", "((difference[1:] > 0) !=", "((difference[1:] >= 0) !="),
+    ("one output has classes", "expected.shape[1] > 1", "expected.shape[1] >= 1"),
 )
 
 EXPERIMENT = _of(

@@ -209,3 +209,32 @@ def test_running_leaves_the_mode_as_it_was(tissue, training):
     model = nn.Sequential(nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train(training)
     assert torch.equal(run_model(model, tissue), run_model(model, tissue)), "evaluated, so nothing is dropped"
     assert model.training == training
+
+
+def test_one_value_that_is_not_finite_is_an_error_of_the_model():
+    good = torch.randn(3, 2)
+    for bad in (float("nan"), float("inf")):
+        broken = good.clone()
+        broken[1, 0] = bad
+        for pair in ((good, broken), (broken, good)):
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                relative_difference(*pair)
+
+
+def test_equal_logits_are_class_0_as_argmax_has_it():
+    """Patches whose logits become equal when they are turned change from class 1 to class 0, but not from class 0."""
+    images = torch.zeros(4, 1, 3, 3)
+    images[:, 0, 0, 0] = torch.tensor([1.0, 1.0, 1.0, -1.0])  # grey in that corner after any turn
+
+    def corner(x):
+        return torch.stack([torch.zeros(len(x)), x[:, 0, 0, 0]], 1)
+
+    assert rotation_spread(corner, images, (90, 180)).flips_by_angle == (0.75, 0.75)
+    assert equivariance_error(corner, images, 90).flips == 0.75
+
+
+def test_flips_need_at_least_two_classes():
+    images = torch.randn(4, 1, 5, 5)
+    assert math.isnan(equivariance_error(lambda x: x[:, :, 0, 0], images, 90).flips)
+    assert math.isnan(equivariance_error(lambda x: x, images, 90).flips), "a field is no list of classes"
+    assert equivariance_error(lambda x: x.flatten(1)[:, :2], images, 90).flips >= 0

@@ -166,3 +166,9 @@ def test_repairs_reach_as_far_as_the_dilated_kernel(dilation):
         ]
         repairs = repairing_paddings(size, window)
         assert sorted(repairs) == expected and [sum(p) for p in repairs] == sorted(sum(p) for p in repairs)
+
+
+@pytest.mark.parametrize("before, after", [(-1, 0), (0, -1), (-1, -1)])
+def test_negative_padding_on_either_side_is_refused(before, after):
+    with pytest.raises(ValueError, match="padding must not be negative"):
+        Window(3, 1, before, 1, after)

@@ -97,3 +97,13 @@ def test_a_turn_acts_on_inputs_and_outputs_as_the_fields_do():
     field = torch.randn(1, 4, 7, 7, dtype=torch.float64)
     turned = nn.functional.conv2d(rotate_field(field, "C4", 1), turn.apply(weight))
     assert torch.allclose(turned, rotate_field(nn.functional.conv2d(field, weight), "C4", 1), atol=1e-12)
+
+
+def test_weights_with_one_entry_that_is_no_copy_are_not_tied():
+    turn = turn_of("C4", inputs=False, outputs=True)
+    weight = torch.ones(4, 1, 3, 3)
+    assert torch.equal(turn.tie(weight), weight)
+    for wrong in (0.5, 1.5):
+        weight[2, 0, 0, 1] = wrong
+        with pytest.raises(ValueError, match="not rotated copies"):
+            turn.tie(weight)

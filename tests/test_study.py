@@ -368,3 +368,9 @@ def test_rows_show_millions_and_means_over_runs():
     assert row["INT8 identical at quarter turns"] == "75.0 %"
     (row,) = study_tables.accuracy_rows(runs)
     assert (row["MACs [millions]"], row["parameters"], row["AUC"]) == ("5", "100", "0.900")
+
+
+def test_runs_are_selected_by_all_values_at_once():
+    runs = [run([1], network="C4"), run([1], network="C4", patches=4000), run([1], patches=4000)]
+    assert study.select(runs, network="C4", patches=4000) == [runs[1]]
+    assert study.select(runs, network="C4", width=0.5) == [] and study.select(runs) == runs
