@@ -836,6 +836,7 @@ SCALES = _of(
     ),
     ("what is absorbed stays in the statistics", "note(first, mean=known.mean - amount)", "pass"),
     ("the next bias shrinks", "second.bias.data + response_to_constant", "second.bias.data - response_to_constant"),
+    ("scales go through a maximum one by one", "size = module.field_size", "size = 1"),
 )
 
 BIAS_CORRECTION = _of(
@@ -865,6 +866,12 @@ BIAS_CORRECTION = _of(
         "inside.amax((0, 2, 3))",
         "test_dfq.py::test_bias_correction_against_monte_carlo",
     ),
+    (
+        "padded averages let shifts through",
+        "pool.padding in (0, (0, 0)) and pool.divisor",
+        "pool.padding is not None and pool.divisor",
+        "test_dfq.py::test_pooling_between_layers",
+    ),
 )
 
 RANGES = _of(
@@ -880,6 +887,17 @@ RANGES = _of(
         "an input is rounded before and behind its mask",
         " or isinstance(module_of(network, users[0]), DiscMask))",
         ")",
+    ),
+    (
+        "masking does not include 0",
+        "if isinstance(module, DiscMask):\n        return Distribution(min(low, 0.0), max(high, 0.0))",
+        "if isinstance(module, DiscMask):\n        return Distribution(low, high)",
+    ),
+    (
+        "a tensor with two readers is not rounded before the ReLU",
+        "return len(users) == 1 and (is_relu",
+        "return len(users) >= 1 and (is_relu",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
     ),
 )
 

@@ -1,0 +1,172 @@
+"""A written file answers as its simulation does, here and on the machine where it runs, or is refused in one sentence."""
+
+import json
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from equilib import device, dfq, int8, self_test
+from equilib.equivariance import run_model
+
+X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def _block(inputs, outputs, kernel=3, **options):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, bias=False, **options), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def _tail(channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+
+
+class WithConstant(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.shift, self.tail = _block(3, 8), nn.Parameter(torch.full((1, 8, 1, 1), 3.0)), _tail(8)
+
+    def forward(self, x):
+        return self.tail(self.first(x) + self.shift)
+
+
+def _simulated(network, images=X):
+    folded = dfq.fold_batch_norm(network.eval(), input_shape=tuple(images.shape[1:]))
+    return int8.quantize(folded, (0.0, 1.0), ranges=int8.calibrated_ranges(folded, images))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        WithConstant,
+        lambda: nn.Sequential(_block(3, 8), nn.MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True), _tail(8)),
+        lambda: nn.Sequential(_block(3, 8), nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), _tail(8)),
+        lambda: nn.Sequential(_block(3, 8, padding=2, dilation=2, padding_mode="reflect"), _tail(8)),
+        lambda: nn.Sequential(_block(3, 8, padding="same"), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 2)),
+    ],
+)
+def test_the_file_answers_as_the_simulation(make, tmp_path):
+    simulated = _simulated(make())
+    session = device.session(device.export_onnx(simulated, tmp_path / "net.onnx", 16))
+    expected = run_model(simulated, X)
+    assert (run_model(session, X) - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_biases_beyond_32_bits_take_a_larger_step(tmp_path):
+    network = nn.Sequential(_block(3, 8), _block(8, 8, 1), _tail(8))
+    network[1][1].weight.data.mul_(1e-7), network[1][1].bias.data.uniform_(0.5, 1.0)
+    simulated = int8.quantize(dfq.fold_batch_norm(network.eval()), (0.0, 1.0))
+    path = device.export_onnx(simulated, tmp_path / "net.onnx", 16)
+    biases = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.name.endswith("_int32")]
+    assert biases and max(abs(int(b)) for bias in biases for b in bias.flatten()) <= int8.BIAS_LIMIT
+    expected = run_model(simulated, X)
+    assert (run_model(device.session(path), X) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "shape, dtype", [((1, 16, 16), torch.float32), ((4, 16, 24), torch.float64), ((3, 16, 16), torch.bfloat16)]
+)
+def test_other_channels_sizes_and_precisions(shape, dtype, tmp_path):
+    network = nn.Sequential(_block(shape[0], 8), _tail(8)).to(dtype)
+    simulated = int8.quantize(dfq.fold_batch_norm(network.eval(), input_shape=shape), (0.0, 1.0))
+    session = device.session(device.export_onnx(simulated, tmp_path / "net.onnx", shape[1:]))
+    assert session.get_inputs()[0].shape[1:] == list(shape)
+    assert run_model(session, torch.rand(3, *shape)).shape == (3, 2)
+
+
+def test_a_divisor_that_onnx_does_not_know_is_refused(tmp_path):
+    network = nn.Sequential(_block(3, 8), nn.AvgPool2d(2, divisor_override=1), _tail(8))
+    with pytest.raises(ValueError, match="1 has a divisor of its own"):
+        device.export_onnx(_simulated(network), tmp_path / "net.onnx", 16)
+
+
+def test_a_file_that_differs_is_not_written_and_the_layer_is_named(tmp_path, monkeypatch):
+    """An exporter that loses half of a weight."""
+    store = device._store_integers
+
+    def losing(model):
+        store(model)
+        weight = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4)
+        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) // 2, weight.name))
+
+    monkeypatch.setattr(device, "_store_integers", losing)
+    simulated = _simulated(nn.Sequential(_block(3, 8), _tail(8)))
+    with pytest.raises(ValueError, match=r"answer otherwise than the network.*begins at 0\.0 \(QuantizedLayer\)"):
+        device.export_onnx(simulated, tmp_path / "net.onnx", 16)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("self_test") / "net.onnx"
+    return device.export_onnx(_simulated(nn.Sequential(_block(3, 8), _tail(8))), path, 16)
+
+
+def _changed(path, folder, change):
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, folder / "changed.onnx")
+    return folder / "changed.onnx"
+
+
+def _answers(change):
+    def apply(model):
+        (entry,) = [entry for entry in model.metadata_props if entry.key == self_test.KEY]
+        entry.value = change(entry.value)
+
+    return apply
+
+
+def test_a_machine_that_answers_otherwise_is_refused(written, tmp_path):
+    def other(text):
+        values = json.loads(text)
+        values["answers"][2][1] += 10 * values["tolerance"]
+        return json.dumps(values)
+
+    with pytest.raises(ValueError, match="wrong answers on this machine.*VNNI, onnxruntime.*--weight-bits 7"):
+        device.session(_changed(written, tmp_path, _answers(other)))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"shape": [3, 16, 16], "answers": [[1]]}'])
+def test_a_self_test_that_is_damaged_is_said(written, tmp_path, text):
+    with pytest.raises(ValueError, match="changed.onnx is damaged.*export it again"):
+        device.session(_changed(written, tmp_path, _answers(lambda old: text)))
+
+
+def test_a_file_without_self_test_still_runs(written, tmp_path):
+    def drop(model):
+        del model.metadata_props[:]
+
+    expected = run_model(device.session(written), X)
+    assert torch.equal(run_model(device.session(_changed(written, tmp_path, drop)), X), expected)
+
+
+def test_images_of_the_self_test_are_the_same_everywhere():
+    """Integer arithmetic alone: these sums may never change, or files in the world would be refused."""
+    levels = self_test._levels((3, 16, 16))
+    assert levels.min() >= 0 and levels.max() <= 255 and levels.std() > 20
+    assert len({image.tobytes() for image in levels}) == self_test.IMAGES
+    assert levels.sum() == 381359 and levels[1, 2, 3, :6].tolist() == [185, 141, 177, 123, 128, 144]
+
+
+def test_numbers_that_are_none_are_named(tmp_path):
+    network = nn.Sequential(_block(3, 8), _tail(8)).eval()
+    network[1][2].bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infin"):
+        device.export_onnx(network, tmp_path / "net.onnx", 16)
+    folded = dfq.fold_batch_norm(nn.Sequential(_block(3, 8), _tail(8)).eval())
+    with pytest.raises(ValueError, match="input.*finite|range of"):
+        int8.quantize(folded, (0.0, float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranges_without_a_rule_name_the_way_out():
+    class Plus(WithConstant):
+        def forward(self, x):
+            return self.tail(self.first(x) + 3)
+
+    folded = dfq.fold_batch_norm(Plus().eval())
+    with pytest.raises(ValueError, match="add.*calibrated_ranges"):
+        int8.quantize(folded, (0.0, 1.0))
+    int8.quantize(folded, (0.0, 1.0), ranges=int8.calibrated_ranges(folded, X))
