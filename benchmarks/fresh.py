@@ -49,7 +49,7 @@ def construction(kind: str, width: float, group: str) -> dict[str, float]:
     import equilib.layers  # noqa: F401
     from equilib.mobilenet import MobileNetConfig, build
 
-    config = MobileNetConfig(width=width, group=group)
+    config = MobileNetConfig(width=width, group=group, depthwise="strict")  # as benchmarks/networks.py
     start = time.perf_counter()
     build(kind, config)
     return {"import equilib": package, "build": time.perf_counter() - start}

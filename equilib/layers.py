@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equilib.field_norm import NormalizeFields
 from equilib.fields import Group, channel_permutation
 from equilib.filters import pixel_basis, steerable_basis
-from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual, note
+from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual, blurred, note
 from equilib.variant import STEERABLE_DEPTHWISE
 
 
@@ -48,6 +48,8 @@ class SteerableConv(EquivariantModule):
             its |G| channels mixed (groups = number of fields).
         band_limit: whether the filters' angular frequencies are limited, as e2cnn does.  Without it all filters are taken
             that the pixels can hold (:func:`equilib.filters.pixel_basis`): for C1, C2, C4, D1, D2 and D4 only.
+        blur: convolve the filters with the binomial one (:func:`equilib.plain.blurred`), so that they are larger by two
+            pixels than ``kernel_size``; ``padding`` is that of the larger filter.
 
     Shapes: (B, in_channels, H, W) to (B, out_channels, H', W').  ``weights`` holds the coefficients:
     (out fields, in fields, K), or (fields, K) when depthwise.
@@ -65,6 +67,7 @@ class SteerableConv(EquivariantModule):
         depthwise: str | None = None,
         image_input: bool = False,
         band_limit: bool = True,
+        blur: bool = False,
     ):
         super().__init__()
         if depthwise not in (None, *STEERABLE_DEPTHWISE):
@@ -74,7 +77,7 @@ class SteerableConv(EquivariantModule):
         self.in_type = image_type(group, in_channels) if image_input else regular_type(group, in_channels)
         self.out_type = regular_type(group, out_channels)
         self.group, self.depthwise = group, depthwise
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.kernel_size, self.stride, self.padding, self.blur = kernel_size, stride, padding, blur
         in_repr = "trivial" if image_input or depthwise == "strict" else "regular"
         if band_limit:
             basis = steerable_basis(group, in_repr, "regular", kernel_size)
@@ -99,12 +102,13 @@ class SteerableConv(EquivariantModule):
         nn.init.normal_(self.weights, std=math.sqrt(2 / (self.kernel_size**2 * self.out_type.size)))
 
     def filter(self) -> Tensor:
-        """The expanded filter, (out_channels, in_channels / groups, k, k)."""
+        """The expanded filter, (out_channels, in_channels / groups, k, k); with ``blur`` two pixels larger."""
         out_size, in_size = self.block
         expanded = (self.weights @ self.basis).unflatten(-1, (out_size, in_size, self.kernel_size, self.kernel_size))
         if not self.depthwise:
             expanded = expanded.transpose(1, 2).flatten(2, 3)  # (out fields, |G|, in_channels, k, k)
-        return expanded.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        expanded = expanded.flatten(0, 1)
+        return (blurred(expanded) if self.blur else expanded).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: GeometricTensor) -> GeometricTensor:
         if x.type != self.in_type:
@@ -113,20 +117,22 @@ class SteerableConv(EquivariantModule):
         return GeometricTensor(y, self.out_type)
 
     def evaluate_output_shape(self, input_shape):
-        size = [(n + 2 * self.padding - self.kernel_size) // self.stride + 1 for n in input_shape[2:]]
+        reach = self.kernel_size + 2 * self.blur
+        size = [(n + 2 * self.padding - reach) // self.stride + 1 for n in input_shape[2:]]
         return (input_shape[0], self.out_type.size, *size)
 
     def export(self) -> nn.Conv2d:
+        weight = self.filter().detach().clone()
         conv = nn.Conv2d(
             self.in_type.size,
             self.out_type.size,
-            self.kernel_size,
+            weight.shape[-1],
             self.stride,
             self.padding,
             groups=self.groups,
             bias=False,
         )
-        conv.weight = nn.Parameter(self.filter().detach().clone())
+        conv.weight = nn.Parameter(weight)
         turn = _quarter_turn(self.group, inputs=self.block[1] > 1, outputs=True)
         note(conv, field_size=self.group.order, quarter_turn=turn)
         return conv.eval()

@@ -1,6 +1,7 @@
 """MobileNetV2, conventional and equivariant, from one architecture table.
 
-Both networks have the same channels, filter sizes, strides, grids and multiply-accumulates.  The differences from
+Both networks have the same channels, filter sizes, strides and grids; with strict depthwise layers also the same
+multiply-accumulates, where field-wise ones (the default, the paper's most likely) cost more.  The differences from
 MobileNetV2 (Sandler et al. 2018) are the paper's (section 4): a circular mask on the input and in the final pooling,
 odd grids through all strides, fewer strides for the small patches; and ReLU instead of ReLU6, which data-free
 quantization needs.
@@ -11,187 +12,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from equilib.fields import Group
-from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
-from equilib.plain import DiscMask, DiscMean, FieldDropout, GroupMax, Residual
-from equilib.variant import DEPTHWISE, KINDS
-
-# Sandler et al. 2018, Table 2: expansion factor, channels, repeats; the stem and the head stand apart.
-STEM_CHANNELS = 32
-BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
-HEAD_CHANNELS = 1280
-
-IMAGENET_STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
-# Two strides of MobileNetV2 reduced to 1, the last two: of all choices this costs least (the grids shrink early).
-PCAM_STRIDES = (2, 1, 2, 2, 1, 1, 1, 1)
-
-GROUP_POOLINGS = ("mean", "max")
-
-
-class InexactGridError(ValueError):
-    """The configuration samples the grid asymmetrically, so it cannot commute with 90-degree rotations."""
-
-
-def round_channels(channels: float, divisor: int) -> int:
-    """The nearest multiple of ``divisor``, but never below 90 % of ``channels`` (MobileNetV2's own rule)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-@dataclass(frozen=True)
-class MobileNetConfig:
-    """The architecture of both networks.
-
-    Attributes:
-        width: multiplier of all channel numbers.
-        group: the group of the equivariant network, such as ``"C12"`` or ``"D4"``.
-        divisor: channels are rounded to a multiple of it; by default |G|, for both networks.
-        strides: of the stem and of the first layer in each of the seven rows of the table.
-        strided_padding: zero padding of the layers with a stride (layers of stride 1 keep their size).
-        input_size: height and width of the (cropped) input, in pixels.
-        classes: number of logits.
-        depthwise: of the equivariant network: ``"strict"`` or ``"fieldwise"``, see :class:`equilib.layers.SteerableConv`.
-            The conventional network filters channel by channel with either, as MobileNetV2 does; ``"grouped"``, which only
-            it can have, are convolutions in groups of |G| channels: what field-wise layers are once exported.
-        band_limit: of the equivariant filters, see :class:`equilib.layers.SteerableConv`.
-        group_pooling: how the equivariant network becomes invariant: the ``"mean"`` over each field, in the
-            classifier (the exported network then is a conventional MobileNetV2), or the ``"max"`` before the spatial
-            mean.
-        dropout: before the classifier.
-        field_dropout: in the equivariant network, drop whole fields.  The classifier takes the mean over a field, which
-            averages away most of what is dropped channel by channel.
-        allow_inexact: accept grids on which 90-degree rotations are not exact.
-
-    Raises:
-        InexactGridError: a stage breaks the exactness rule of :mod:`equilib.grids` (unless ``allow_inexact``).
-        ValueError: any other argument that makes no network.
-    """
-
-    width: float = 1.0
-    group: str = "C12"
-    divisor: int | None = None
-    strides: tuple[int, ...] = PCAM_STRIDES
-    strided_padding: int = 0
-    input_size: int = 95
-    classes: int = 2
-    depthwise: str = "strict"
-    band_limit: bool = True
-    group_pooling: str = "mean"
-    dropout: float = 0.2
-    field_dropout: bool = True
-    allow_inexact: bool = False
-
-    def __post_init__(self):
-        object.__setattr__(self, "strides", tuple(self.strides))
-        symmetry = Group.parse(self.group)
-        if self.divisor is None:
-            object.__setattr__(self, "divisor", symmetry.order)
-        if self.width <= 0:
-            raise ValueError(f"width must be positive, got {self.width}")
-        for name in ("divisor", "classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if len(self.strides) != len(BLOCKS) + 1 or any(stride < 1 for stride in self.strides):
-            raise ValueError(
-                f"strides must be {len(BLOCKS) + 1} positive numbers (the stem and {len(BLOCKS)} rows), got {self.strides}"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
-        if self.depthwise not in DEPTHWISE:
-            raise ValueError(f"depthwise must be one of {DEPTHWISE}, got {self.depthwise!r}")
-        if not self.band_limit and symmetry.rotations not in (1, 2, 4):
-            raise ValueError(
-                f"band_limit=False needs rotations that move pixels to pixels, which those of {symmetry.name} do not; "
-                "use C1, C2, C4, D1, D2 or D4"
-            )
-        if self.group_pooling not in GROUP_POOLINGS:
-            raise ValueError(f"group_pooling must be one of {GROUP_POOLINGS}, got {self.group_pooling!r}")
-        broken = [stage for stage in self.stages if not stage.exact]
-        if broken and not self.allow_inexact:
-            windows = [(stage.name, stage.window) for stage in self.stages]
-            sizes = nearest_exact_sizes(self.input_size, windows)
-            remedy = f"input_size={sizes[0]}" if sizes else "another strided_padding"
-            raise InexactGridError(
-                "the strided layers sample the grid asymmetrically, so 90-degree rotations are not exact:\n  "
-                + "\n  ".join(stage.explain() for stage in broken)
-                + f"\nUse {remedy}, or pass allow_inexact=True to see what happens."
-            )
-
-    @property
-    def symmetry(self) -> Group:
-        """The group as an object."""
-        return Group.parse(self.group)
-
-    @property
-    def exact_angles(self) -> tuple[int, ...]:
-        """Angles (degrees) for which the equivariant network is equivariant exactly."""
-        exact = all(stage.exact for stage in self.stages)
-        return self.symmetry.exact_angles if exact else (0,)
-
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        """The inverted residual blocks, in order."""
-        blocks, channels = [], self.stem_channels
-        for row, (expansion, width, repeats) in enumerate(BLOCKS, start=1):
-            out = round_channels(width * self.width, self.divisor)
-            for repeat in range(repeats):
-                window = self._window(self.strides[row] if repeat == 0 else 1)
-                blocks.append(Block(f"block{len(blocks) + 1}", channels, channels * expansion, out, window))
-                channels = out
-        return tuple(blocks)
-
-    @property
-    def stem_channels(self) -> int:
-        return round_channels(STEM_CHANNELS * self.width, self.divisor)
-
-    @property
-    def head_channels(self) -> int:
-        return round_channels(HEAD_CHANNELS * self.width, self.divisor)
-
-    @cached_property
-    def stages(self) -> tuple[Stage, ...]:
-        """Every 3 x 3 convolution with the grid that it works on."""
-        windows = [("stem", self._window(self.strides[0]))] + [(block.name, block.window) for block in self.blocks]
-        return tuple(trace_stages(self.input_size, windows))
-
-    @property
-    def final_size(self) -> int:
-        """Height and width of the last feature map, in pixels."""
-        return self.stages[-1].output_size
-
-    def _window(self, stride: int) -> Window:
-        return Window(3, stride, 1 if stride == 1 else self.strided_padding)
-
-    def to_dict(self) -> dict:
-        """A JSON-compatible dictionary; ``MobileNetConfig(**d)`` gives the configuration back."""
-        return asdict(self) | {"strides": list(self.strides)}
-
-    def replace(self, **changes) -> MobileNetConfig:
-        """A copy with other values; with another group the default divisor follows."""
-        if "group" in changes and self.divisor == self.symmetry.order:
-            changes = {"divisor": None} | changes
-        return replace(self, **changes)
-
-
-@dataclass(frozen=True)
-class Block:
-    """An inverted residual: 1x1 expansion (absent where hidden == inputs), depthwise 3x3, linear 1x1 projection."""
-
-    name: str
-    inputs: int
-    hidden: int
-    outputs: int
-    window: Window
-
-    @property
-    def residual(self) -> bool:
-        return self.window.stride == 1 and self.inputs == self.outputs
+from equilib.architecture import (  # noqa: F401 (whoever builds a network finds its configuration here)
+    IMAGENET_STRIDES,
+    PCAM_STRIDES,
+    InexactGridError,
+    MobileNetConfig,
+    round_channels,
+)
+from equilib.grids import Window
+from equilib.plain import BlurredConv2d, DiscMask, DiscMean, FieldDropout, GroupMax, Residual
+from equilib.variant import KINDS
 
 
 class MobileNetV2(nn.Module):
@@ -258,9 +93,11 @@ def _conventional_features(config: MobileNetConfig) -> nn.Sequential:
         mixed = config.symmetry.order
 
     def convolution(inputs, outputs, window, *, depthwise=False, activation=True, image_input=False):
+        convolve = BlurredConv2d if config.blurs(window) else nn.Conv2d
+        sizes = config.learnt_size(window), window.stride, window.padding
         groups = inputs // mixed if depthwise else 1
         layers = OrderedDict(
-            conv=nn.Conv2d(inputs, outputs, window.kernel, window.stride, window.padding, groups=groups, bias=False),
+            conv=convolve(inputs, outputs, *sizes, groups=groups, bias=False),
             norm=nn.BatchNorm2d(outputs),
         )
         if activation:
@@ -347,12 +184,13 @@ def _equivariant_features(config: MobileNetConfig):
                 group,
                 inputs,
                 outputs,
-                window.kernel,
+                config.learnt_size(window),
                 stride=window.stride,
                 padding=window.padding,
                 depthwise=config.depthwise if depthwise else None,
                 image_input=image_input,
                 band_limit=config.band_limit,
+                blur=config.blurs(window),
             ),
             norm=FieldBatchNorm(group, outputs),
         )
@@ -380,7 +218,8 @@ def count_costs(network: nn.Module, input_size: int) -> list[LayerCost]:
 
     def record(name):
         def hook(module, inputs, output):
-            per_output = module.weight[0].numel()
+            weight = module.filter() if isinstance(module, BlurredConv2d) else module.weight
+            per_output = weight[0].numel()
             kind = type(module).__name__
             if isinstance(module, nn.Conv2d) and module.groups > 1:
                 kind = "Conv2d, depthwise" if module.groups == module.in_channels else "Conv2d, grouped"
@@ -444,7 +283,10 @@ def exported(network: nn.Module) -> MobileNetV2:
     if isinstance(network, EquivariantMobileNetV2):
         return network.export()
     plain = deepcopy(network).eval()
-    for module in plain.modules():
+    for module in list(plain.modules()):
         if isinstance(module, nn.ReLU):
             module.inplace = False  # whoever looks at the values before the ReLU must find them
+        for name, child in module.named_children():
+            if isinstance(child, BlurredConv2d):
+                setattr(module, name, child.export())
     return plain

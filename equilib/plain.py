@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilib.fields import disc_mask
@@ -89,6 +90,48 @@ def facts(layer: nn.Module) -> LayerFacts:
 def note(layer: nn.Module, **changes) -> None:
     """Change what is known of a layer, in place; the keywords are those of :class:`LayerFacts`."""
     layer.facts = replace(getattr(layer, "facts", LayerFacts()), **changes)
+
+
+def blurred(weight: Tensor) -> Tensor:
+    """Filters convolved with the binomial one, (1, 2, 1) / 4 along each axis: (..., k, k) to (..., k + 2, k + 2).
+
+    Filtering with the result is blurring first, so that a stride samples less of what it cannot hold (Zhang 2019).  The
+    binomial filter is the same after a rotation by 90 degrees, so what was equivariant stays so.
+    """
+    row = weight.new_tensor((0.25, 0.5, 0.25))
+    wide = F.conv2d(weight.flatten(0, -3)[:, None], (row[:, None] * row)[None, None], padding=2)
+    return wide.reshape(*weight.shape[:-2], *wide.shape[-2:])
+
+
+class BlurredConv2d(nn.Conv2d):
+    """A convolution whose filters are blurred ones (:func:`blurred`): it learns k x k and applies (k + 2) x (k + 2).
+
+    ``padding`` is that of the filter applied.
+    """
+
+    def filter(self) -> Tensor:
+        """The filter applied, (out, in / groups, k + 2, k + 2)."""
+        return blurred(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.filter(), self.bias)
+
+    def export(self) -> nn.Conv2d:
+        """The same function as a plain convolution."""
+        weight = self.filter().detach()
+        plain = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            tuple(weight.shape[-2:]),
+            self.stride,
+            self.padding,
+            groups=self.groups,
+            bias=self.bias is not None,
+        )
+        plain.weight = nn.Parameter(weight.clone(memory_format=torch.preserve_format))
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.detach().clone())
+        return plain.eval()
 
 
 class Residual(nn.Module):

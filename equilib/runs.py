@@ -110,7 +110,9 @@ class TrainConfig:
         if not isinstance(values, dict) or not isinstance(values.get("network"), dict):
             raise ValueError("no configuration of a run")
         try:
-            return cls(**values | {"network": MobileNetConfig(**values["network"])})
+            # A file that does not say is from before field-wise layers.
+            network = MobileNetConfig(**{"depthwise": "strict"} | values["network"])
+            return cls(**values | {"network": network})
         except (TypeError, AttributeError) as error:  # an unknown name, or a text where a number should stand
             raise ValueError(f"no configuration of this version ({error})") from error
 

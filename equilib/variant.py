@@ -25,7 +25,8 @@ class Variant:
 
     Attributes:
         kind: one of :data:`KINDS`.
-        group, depthwise, width, divisor, band_limit: as in :class:`equilib.mobilenet.MobileNetConfig`.
+        group, depthwise, width, divisor, band_limit, antialias: as in :class:`equilib.architecture.MobileNetConfig`; but
+            ``"strict"`` is the plain form of a conventional network, which filters channel by channel.
         recipe: ``""`` for the one usual of the kind (conventional networks train on quarter turns, equivariant ones on
             turns by any angle), ``"any angle"`` for a conventional network that is trained as the equivariant ones are.
 
@@ -40,6 +41,7 @@ class Variant:
     width: float = 0.35
     divisor: int = DEFAULT_DIVISOR
     band_limit: bool = True
+    antialias: bool = False
 
     def __post_init__(self):
         for name, known in (("kind", KINDS), ("depthwise", DEPTHWISE), ("recipe", ("", ANY_ANGLE))):
@@ -54,15 +56,18 @@ class Variant:
             KeyError: an entry is missing.
         """
         network = config["network"]
-        turned = config["kind"] == "conventional" and config.get("any_angle", 0) > 0
+        conventional = config["kind"] == "conventional"
+        turned = conventional and config.get("any_angle", 0) > 0
+        depthwise = network["depthwise"]
         return cls(
             config["kind"],
             network["group"],
-            network["depthwise"],
+            "strict" if conventional and depthwise == "fieldwise" else depthwise,  # two names for one network
             ANY_ANGLE if turned else "",
             network["width"],
             network["divisor"],
             network.get("band_limit", True),  # files from before it could be switched off
+            network.get("antialias", False),
         )
 
     @property
@@ -72,7 +77,7 @@ class Variant:
     @property
     def architecture(self) -> dict:
         """Arguments of :class:`equilib.mobilenet.MobileNetConfig`."""
-        names = ("width", "group", "divisor", "depthwise", "band_limit")
+        names = ("width", "group", "divisor", "depthwise", "band_limit", "antialias")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -82,7 +87,8 @@ class Variant:
         depthwise = words[self.depthwise]
         if self.depthwise == "grouped" and self.group != DEFAULT_GROUP:
             depthwise += f" as {self.group}"
-        return tuple(filter(None, (depthwise, "" if self.band_limit else "all pixels", self.recipe)))
+        smooth = "anti-aliased" if self.antialias else ""
+        return tuple(filter(None, (depthwise, "" if self.band_limit else "all pixels", smooth, self.recipe)))
 
     @property
     def label(self) -> str:
@@ -101,6 +107,8 @@ class Variant:
             parts.append(self.group)
         if not self.band_limit:
             parts.append("pixels")
+        if self.antialias:
+            parts.append("antialias")
         parts.append(f"w{self.width:g}")
         if self.divisor != DEFAULT_DIVISOR:
             parts.append(f"m{self.divisor}")

@@ -288,6 +288,13 @@ PLAIN = _of(
     ("half of the orbit is averaged", "(copies[0] + copies[1]) / 2", "copies[0]"),
     ("no shortcut", "return x + self.body(x)", "return self.body(x)"),
     ("nothing is masked", "return x * self.mask", "return x"),
+    (
+        "the blur is lopsided",
+        "weight.new_tensor((0.25, 0.5, 0.25))",
+        "weight.new_tensor((0.25, 0.25, 0.5))",
+        "test_mobilenet.py::test_antialiased_networks_are_equivariant_and_export",
+    ),
+    ("what is exported is not blurred", "weight = self.filter().detach()", "weight = self.weight.detach()"),
     ("the mean counts the corners", "mask / mask.sum()", "mask / mask.numel()"),
     ("the mean takes the corners in", "mask = disc_mask(size)", "mask = torch.ones(size, size)"),
     ("the maximum is a mean", "(-1, self.field_size)).amax(2)", "(-1, self.field_size)).mean(2)"),
@@ -299,8 +306,8 @@ PLAIN = _of(
     ),
 )
 
-MOBILENET = _of(
-    "mobilenet",
+ARCHITECTURE = _of(
+    "architecture",
     "test_mobilenet.py",
     (
         "channels may shrink by more than 10 %",
@@ -351,6 +358,23 @@ MOBILENET = _of(
         "1 if stride == 1 else 0",
         "::test_inexact_grids_are_refused_with_where_and_why",
     ),
+    (
+        "the anti-aliased layers are padded as the plain ones",
+        "self.strided_padding + BLUR // 2",
+        "self.strided_padding",
+        "::test_antialiased_layers_keep_the_grids",
+    ),
+    (
+        "layers without a stride are blurred, too",
+        "return self.antialias and window.stride > 1",
+        "return self.antialias",
+        "::test_antialiased_layers_keep_the_grids",
+    ),
+)
+
+MOBILENET = _of(
+    "mobilenet",
+    "test_mobilenet.py",
     (
         "initialisation by fan in",
         'mode="fan_out"',
@@ -952,6 +976,7 @@ MUTANTS = [
     *LAYERS,
     *FIELD_NORM,
     *PLAIN,
+    *ARCHITECTURE,
     *MOBILENET,
     *DFQ,
     *FOLDING,

@@ -162,6 +162,58 @@ def test_other_exact_grids(tissue):
     assert_equivariant(randomize(build("equivariant", config), images).double(), images.double(), tolerance=1e-10)
 
 
+def test_the_papers_network_filters_field_by_field():
+    """As e2cnn's grouped convolution does; the strict form shares more, and costs what the conventional network costs."""
+    paper = MobileNetConfig()
+    assert (paper.width, paper.group, paper.depthwise) == (1.0, "C12", "fieldwise")
+    strict = build("equivariant", paper.replace(depthwise="strict"))
+    assert (count_parameters(strict), count_parameters(build("conventional", paper))) == (179_238, 2_172_218)
+    depthwise = exported(build("equivariant", paper.replace(width=0.35))).features.block1.depthwise.conv
+    assert depthwise.weight.shape[1] == 12 and depthwise.groups == depthwise.in_channels // 12
+
+
+def test_antialiased_layers_keep_the_grids():
+    for changes in ({}, {"input_size": 97, "strided_padding": 1}, {"strides": (2, 1, 1, 2, 1, 2, 1, 1)}):
+        plain = MobileNetConfig(width=0.35, group="C4", **changes)
+        smooth = plain.replace(antialias=True)
+        grids = [
+            [(stage.size, stage.output_size, stage.exact) for stage in config.stages] for config in (plain, smooth)
+        ]
+        assert grids[0] == grids[1] and smooth.exact_angles == (0, 90, 180, 270)
+        kernels = {(stage.window.stride, stage.window.kernel) for stage in smooth.stages}
+        assert kernels == {(1, 3), (2, 5)}
+        assert {config.learnt_size(stage.window) for config in (plain, smooth) for stage in config.stages} == {3}
+
+
+@pytest.mark.parametrize(
+    "kind, depthwise", [("conventional", "strict"), ("equivariant", "strict"), ("equivariant", "fieldwise")]
+)
+def test_antialiased_networks_are_equivariant_and_export(kind, depthwise, small, tissue):
+    config = small.replace(antialias=True, depthwise=depthwise)
+    network = randomize(build(kind, config), tissue[:4]).double()
+    assert count_parameters(network) == count_parameters(build(kind, config.replace(antialias=False)))
+    plain = exported(network).double()
+    images = tissue[:4].double()
+    reference = run_model(network, images)
+    assert (run_model(plain, images) - reference).abs().max() <= 1e-10 * reference.std()
+    strided = [m for m in plain.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    assert len(strided) == 3 and all(type(m) is nn.Conv2d and m.kernel_size == (5, 5) for m in strided)
+    assert count_costs(exported(build(kind, config)), 95) == count_costs(plain.float(), 95)
+    if kind == "equivariant":
+        assert_equivariant(network, images, tolerance=1e-10)
+
+
+def test_an_antialiased_layer_blurs_and_then_filters(small):
+    """Against the definition: the binomial filter on all pixels, then the strided filter that is learnt."""
+    stem = build("conventional", small.replace(antialias=True)).features.stem.conv
+    images = torch.randn(2, 3, 95, 95)
+    row = torch.tensor([1.0, 2.0, 1.0]) / 4
+    binomial = (row[:, None] * row).expand(3, 1, 3, 3)
+    blurred = nn.functional.conv2d(images, binomial, padding=1, groups=3)
+    assert torch.allclose(stem(images), nn.functional.conv2d(blurred, stem.weight, stride=2), atol=1e-5)
+    assert torch.allclose(stem.export()(images), stem(images))
+
+
 def test_every_grid_of_the_default_is_odd():
     assert all(stage.size % 2 == 1 for stage in MobileNetConfig().stages)
     assert MobileNetConfig().exact_angles == (0, 90, 180, 270)

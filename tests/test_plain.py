@@ -8,7 +8,7 @@ from torch import nn
 
 from equilib.fields import Group, channel_permutation, disc_mask
 from equilib.filters import solve_constraint
-from equilib.plain import DiscMask, DiscMean, FieldDropout, GroupMax, QuarterTurn, Residual
+from equilib.plain import BlurredConv2d, DiscMask, DiscMean, FieldDropout, GroupMax, QuarterTurn, Residual
 
 
 def test_a_residual_adds_what_it_was_given():
@@ -107,3 +107,17 @@ def test_weights_with_one_entry_that_is_no_copy_are_not_tied():
         weight[2, 0, 0, 1] = wrong
         with pytest.raises(ValueError, match="not rotated copies"):
             turn.tie(weight)
+
+
+def test_a_blurred_filter_keeps_what_it_says_of_plane_waves():
+    """Constants pass; the fastest pattern of pixels, which a stride would take for a constant, does not."""
+    conv = BlurredConv2d(2, 3, 3, padding=2, bias=True)
+    weight = conv.filter()
+    assert weight.shape == (3, 2, 5, 5)
+    assert torch.allclose(weight.sum((-2, -1)), conv.weight.sum((-2, -1)), atol=1e-6)
+    signs = (-1.0) ** torch.arange(5)
+    for wave in (signs.expand(5, 5), signs[:, None].expand(5, 5), signs[:, None] * signs):
+        assert (weight * wave).sum((-2, -1)).abs().max() < 1e-6
+    x = torch.randn(2, 2, 9, 9)
+    plain = conv.export()
+    assert type(plain) is nn.Conv2d and torch.equal(plain(x), conv(x))

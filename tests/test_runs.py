@@ -45,6 +45,15 @@ def test_usual_prefixes_are_taken_off(tmp_path, network, prefix, key):
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in network.state_dict().items())
 
 
+def test_files_that_do_not_say_their_depthwise_layer_are_strict():
+    """…since they are older than the other form, which became the default."""
+    assert MobileNetConfig().depthwise == "fieldwise"
+    values = TrainConfig("equivariant", MobileNetConfig(width=0.1, group="C4", depthwise="strict")).to_dict()
+    del values["network"]["depthwise"], values["network"]["antialias"]
+    network = TrainConfig.from_dict(values).network
+    assert (network.depthwise, network.antialias) == ("strict", False)
+
+
 def first(network):
     return next(iter(network.state_dict()))
 

@@ -21,6 +21,7 @@ def everything():
         for depthwise, limit in product(("strict", "fieldwise"), (True, False)):
             if limit or group != "C12":
                 yield Variant("equivariant", group, depthwise, "", width, divisor, limit)
+                yield Variant("equivariant", group, depthwise, "", width, divisor, limit, antialias=True)
 
 
 def test_different_variants_have_different_file_names():
@@ -42,6 +43,15 @@ def test_a_configuration_gives_the_variant_back():
         assert Variant.of(config.to_dict()) == variant
     with pytest.raises(KeyError, match="divisor"):
         Variant.of({"kind": "equivariant", "network": {"group": "C4", "depthwise": "strict", "width": 1.0}})
+
+
+def test_two_names_of_one_conventional_network_are_one_variant():
+    """It filters channel by channel, whichever form the equivariant one beside it has."""
+    variants = {
+        Variant.of(TrainConfig("conventional", MobileNetConfig(width=0.35, group="C4", depthwise=form)).to_dict())
+        for form in ("strict", "fieldwise")
+    }
+    assert variants == {Variant("conventional", divisor=4)}
 
 
 @pytest.mark.parametrize("folder", ["grid", "ablation"])
