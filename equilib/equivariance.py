@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equilib.fields import Group, disc_mask, rotate, rotate_field
+from equilib.fields import Group, rotate, rotate_field
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 
@@ -130,23 +130,40 @@ def field_errors(
     """
     group = Group.parse(group)
     degrees = rotation * group.step
-    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+    before, after = layer_outputs(network, layers, images), layer_outputs(network, layers, rotate(images, degrees))
+    return {
+        name: field_difference(rotate_field(field, group, rotation), after[name], 1.0 if degrees % 90 else None)
+        for name, field in before.items()
+    }
+
+
+def layer_outputs(network: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
+    """What modules inside a network give for images, by the names given to them."""
+    seen: dict[str, Tensor] = {}
     handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: seen[name].append(output))
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output.clone()}))
         for name, module in layers.items()
     ]
     try:
-        for pictures in (images, rotate(images, degrees)):
-            run_model(network, pictures, batch_size=len(images))
+        run_model(network, images, batch_size=len(images))
     finally:
         for handle in handles:
             handle.remove()
-    errors = {}
-    for name, (before, after) in seen.items():
-        inside = disc_mask(before.shape[-1]).bool() if degrees % 90 else torch.ones(before.shape[-2:], dtype=torch.bool)
-        expected = rotate_field(before.clone(), group, rotation)
-        errors[name] = _compare(expected[..., inside].flatten(1), after[..., inside].flatten(1), degrees).rms
-    return errors
+    return seen
+
+
+def field_difference(expected: Tensor, actual: Tensor, radius: float | None = None) -> float:
+    """Root-mean-square difference of two fields (B, C, n, n), in the unit of :func:`field_errors`.
+
+    Args:
+        radius: compare the centred disc of this share of the largest; by default the whole square.
+    """
+    size = expected.shape[-1]
+    inside = torch.ones(size, size, dtype=torch.bool)
+    if radius is not None:
+        along = torch.arange(size) - (size - 1) / 2
+        inside = along[:, None] ** 2 + along**2 <= (radius * size / 2) ** 2
+    return _compare(expected[..., inside].flatten(1), actual[..., inside].flatten(1), 0.0).rms
 
 
 @dataclass(frozen=True)
