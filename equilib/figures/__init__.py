@@ -27,7 +27,7 @@ from equilib.figures.filters import (
 )
 from equilib.figures.grids import plan, sampled_points, sampling
 from equilib.figures.mobilenet import (
-    filter_bank,
+    depthwise_banks,
     label_window,
     layer_costs,
     patch_gallery,

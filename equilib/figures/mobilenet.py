@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import BLUE, GREY, ORANGE, STYLES, Figure, styles_by_kind
+from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, SIGNED, STYLES, Figure, styles_by_kind
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -37,49 +37,58 @@ def _window():
     return Rectangle((31.5, 31.5), 32, 32, fill=False, edgecolor="white", linewidth=1.2)
 
 
-def filter_bank(filters: np.ndarray, step: float) -> Figure:
-    """The |G| depthwise filters of one field, side by side.
+def depthwise_banks(banks: Mapping[str, np.ndarray]) -> Figure:
+    """The depthwise filters of one field as a matrix of filters, for each form of the layer; blank where there is none.
 
     Args:
-        filters: (|G|, k, k).
-        step: degrees between neighbours.
+        banks: name to (|G|, 1, k, k), where each channel has a filter of its own, or to (|G|, |G|, k, k), where each output
+            channel filters all channels of its field.
     """
-    count = len(filters)
-    figure = Figure(figsize=(max(1.35 * count, 5), 2.0), layout="constrained")
-    limit = np.abs(filters).max()
-    for r, (ax, values) in enumerate(zip(np.atleast_1d(figure.subplots(1, count)), filters)):
-        picture = ax.imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit)
-        ax.set_xticks([]), ax.set_yticks([])
-        ax.set_title(f"channel {r}: {r * step:g}°", fontsize=9)
+    figure = Figure(figsize=(4.4 * len(banks), 3.9), layout="constrained")
+    limit = max(np.abs(filters).max() for filters in banks.values())
+    for ax, (name, filters) in zip(figure.subplots(1, len(banks), squeeze=False)[0], banks.items()):
+        count, seen, size = filters.shape[:3]
+        cell = size + 1  # one blank pixel between neighbours
+        mosaic = np.full((count * cell - 1, count * cell - 1), np.nan)
+        for out in range(count):
+            for column in range(count) if seen > 1 else (out,):
+                top, left = out * cell, column * cell
+                mosaic[top : top + size, left : left + size] = filters[out, column if seen > 1 else 0]
+        picture = ax.imshow(mosaic, **SIGNED, vmin=-limit, vmax=limit)
+        centres = np.arange(count) * cell + (size - 1) / 2
+        ax.set_xticks(centres, range(count)), ax.set_yticks(centres, range(count))
+        ax.set(title=name, xlabel="channel that is filtered", ylabel="channel that it gives")
     figure.colorbar(picture, ax=figure.axes, label="weight", shrink=0.9)
-    figure.suptitle("One filter and its rotated copies", fontsize=10)
+    figure.suptitle("The depthwise filters of one field", fontsize=10)
     return figure
 
 
-def layer_costs(names: Sequence[str], macs: Sequence[float], parameters: Mapping[str, Sequence[float]]) -> Figure:
-    """Multiply-accumulates (the same for both networks) and trainable parameters (not the same), block by block.
+def layer_costs(
+    names: Sequence[str], macs: Mapping[str, Sequence[float]], parameters: Mapping[str, Sequence[float]]
+) -> Figure:
+    """Multiply-accumulates and trainable parameters of networks, block by block.
 
     Args:
         names: of the blocks.
-        macs: of each, for one image.
+        macs: for each network, of each block, for one image.
         parameters: for each network, of each block.
     """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     positions = np.arange(len(names))
-    left.bar(positions, np.asarray(macs) / 1e6, color=GREY)
-    left.set(title="Cost: the same for both networks", ylabel="multiply-accumulates [millions]")
-    width = 0.4
-    for shift, (kind, values) in zip((-width / 2, width / 2), parameters.items()):
-        hatch = "//" if kind == "conventional" else None
-        right.bar(
-            positions + shift, values, width, label=kind, color=STYLES[kind]["color"], hatch=hatch, edgecolor="white"
-        )
-    right.set(title="Trainable parameters", ylabel="parameters", yscale="log")
-    right.legend(fontsize=8)
-    for ax in (left, right):
+    for ax, values, unit in ((left, macs, 1e-6), (right, parameters, 1)):
+        width = 0.8 / len(values)
+        for index, (kind, row) in enumerate(values.items()):
+            style = STYLES.get(kind, {"color": GREEN})
+            hatch = "//" if kind == "conventional" else None
+            shift = (index - (len(values) - 1) / 2) * width
+            heights = np.asarray(row) * unit
+            ax.bar(positions + shift, heights, width, label=kind, color=style["color"], hatch=hatch, edgecolor="white")
         ax.set_xticks(positions, names, rotation=90, fontsize=7)
         ax.set_xlabel("block")
+        ax.legend(fontsize=8)
+    left.set(title="Cost of the exported network", ylabel="multiply-accumulates [millions]")
+    right.set(title="Trainable parameters", ylabel="parameters", yscale="log")
     return figure
 
 
