@@ -79,10 +79,17 @@ def test_int8_is_invariant_to_the_bit(networks, tissue):
 
 
 @pytest.mark.parametrize(
-    "group, depthwise", [("C12", "strict"), ("D4", "strict"), ("C4", "fieldwise"), ("C6", "strict")]
+    "group, depthwise, antialias",
+    [
+        ("C12", "strict", False),
+        ("D4", "strict", False),
+        ("C4", "fieldwise", False),
+        ("C6", "strict", False),
+        ("C4", "fieldwise", True),
+    ],
 )
-def test_other_groups_are_invariant_to_the_bit(group, depthwise, tissue, tmp_path):
-    config = MobileNetConfig(width=0.35, group=group, depthwise=depthwise)
+def test_other_groups_are_invariant_to_the_bit(group, depthwise, antialias, tissue, tmp_path):
+    config = MobileNetConfig(width=0.35, group=group, depthwise=depthwise, antialias=antialias)
     plain = exported(randomize(build("equivariant", config), tissue))
     simulated = int8.quantize(dfq.equalize(dfq.fold_batch_norm(plain))[0], RANGE)
     session = device.session(device.export_onnx(simulated, tmp_path / "net.onnx", 95))
