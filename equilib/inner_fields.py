@@ -65,7 +65,7 @@ class Rung:
     interpolation: float
 
 
-def ladder(
+def field_ladder(
     network: nn.Module, images: Tensor, turned: Tensor, rotation: int, *, radius: float = 1.0, group: str | None = None
 ) -> list[Rung]:
     """The error of the stem's, each block's and the head's field.

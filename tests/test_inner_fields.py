@@ -6,7 +6,7 @@ from conftest import randomize
 
 from equilib.equivariance import field_errors, run_model
 from equilib.fields import disc_mask, rotate
-from equilib.inner_fields import altered, ladder, smooth_patterns
+from equilib.inner_fields import altered, field_ladder, smooth_patterns
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
 
 
@@ -38,21 +38,21 @@ def test_each_field_follows_a_quarter_turn(group, rotation, tissue):
     config = MobileNetConfig(width=0.35, group=group, depthwise="strict")
     network = randomize(build("equivariant", config), tissue[:4])
     turned = torch.rot90(tissue[:4], 1, (-2, -1))
-    rungs = ladder(network, tissue[:4], turned, rotation)
+    rungs = field_ladder(network, tissue[:4], turned, rotation)
     assert [rung.name for rung in rungs] == ["stem", *(block.name for block in config.blocks), "head"]
     assert [rung.size for rung in rungs[:4]] == [47, 47, 23, 23] and rungs[-1].size == config.final_size
     assert max(rung.error for rung in rungs) < 1e-3 and max(rung.interpolation for rung in rungs) == 0
-    assert max(rung.error for rung in ladder(network, tissue[:4], tissue[:4], rotation)) > 0.5
+    assert max(rung.error for rung in field_ladder(network, tissue[:4], tissue[:4], rotation)) > 0.5
 
 
 def test_between_the_quarter_turns_it_is_the_measure_of_inner_fields(tissue):
     network = build("equivariant", MobileNetConfig(width=0.35, group="C12", depthwise="strict"))
     plain = exported(randomize(network, tissue[:4]))
     expected = field_errors(plain, {"block2": plain.features.block2}, tissue[:4], "C12", 1)
-    rungs = {rung.name: rung for rung in ladder(network, tissue[:4], rotate(tissue[:4], 30), 1)}
+    rungs = {rung.name: rung for rung in field_ladder(network, tissue[:4], rotate(tissue[:4], 30), 1)}
     assert rungs["block2"].error == pytest.approx(expected["block2"], rel=1e-5)
     assert 0 < rungs["block2"].interpolation < rungs["block2"].error
-    inner = {rung.name: rung for rung in ladder(network, tissue[:4], rotate(tissue[:4], 30), 1, radius=0.5)}
+    inner = {rung.name: rung for rung in field_ladder(network, tissue[:4], rotate(tissue[:4], 30), 1, radius=0.5)}
     assert inner["block2"].error != rungs["block2"].error
 
 
@@ -86,7 +86,7 @@ def test_blurring_before_the_strides_lowers_the_error_at_30_degrees(tissue):
     errors = {}
     for antialias in (False, True):
         other = altered(network, upright, antialias=antialias)
-        errors[antialias] = {rung.name: rung.error for rung in ladder(other, upright, turned, 1)}
+        errors[antialias] = {rung.name: rung.error for rung in field_ladder(other, upright, turned, 1)}
     for block in ("stem", "block2", "block4", "block7"):
         assert errors[True][block] < errors[False][block]
     assert errors[True]["block2"] < 0.8 * errors[False]["block2"]
