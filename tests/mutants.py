@@ -931,11 +931,46 @@ IMAGES = _of(
     ("images are transposed", "values.copy()).permute(2, 0, 1)", "values.copy()).permute(2, 1, 0)"),
 )
 
+INNER_FIELDS = _of(
+    "inner_fields",
+    "test_inner_fields.py",
+    (
+        "patterns turn clockwise",
+        "direction = direction + math.radians(degrees)",
+        "direction = direction - math.radians(degrees)",
+        "::test_patterns_turn_as_pictures_do",
+    ),
+    (
+        "waves may be faster than said",
+        "highest * radius.sqrt()",
+        "2 * highest * radius.sqrt()",
+        "::test_patterns_hold_waves_up_to_the_highest_and_no_faster_one",
+    ),
+    (
+        "the field is not turned back",
+        "rotate_field(expected, group, -rotation)",
+        "rotate_field(expected, group, rotation)",
+        "::test_between_the_quarter_turns_it_is_the_measure_of_inner_fields",
+    ),
+    (
+        "ReLUs stay",
+        'module._modules.pop("relu", None)',
+        'module._modules.get("relu", None)',
+        "::test_without_relu_a_network_is_linear",
+    ),
+)
+
 RUNS = _of(
     "runs",
     "test_training.py",
     ("networks are loaded in training mode", "return network.eval(), contents", "return network.train(), contents"),
     ("shares beyond 1", "if self.any_angle > 1:", "if self.any_angle > 2:"),
+    (
+        "old files are taken for field-wise",
+        '{"depthwise": "strict"} | values["network"]',
+        'values["network"]',
+        "test_runs.py::test_files_that_do_not_say_their_depthwise_layer_are_strict",
+    ),
 )
 
 EPOCHS = _of(
@@ -984,6 +1019,7 @@ MUTANTS = [
     *BIAS_CORRECTION,
     *RANGES,
     *IMAGES,
+    *INNER_FIELDS,
     *RUNS,
     *EPOCHS,
     *TABLES,
