@@ -16,7 +16,7 @@ class Budget:
 
     Attributes:
         train, valid, test: patches of each split.
-        width, group: of the networks, see :class:`equilib.mobilenet.MobileNetConfig`.
+        width, group: of the networks, see :class:`equilib.architecture.MobileNetConfig`.
         epochs, batch_size, learning_rate: of the training.
         measured: patches on which equivariance errors are measured.
         angle_step: of sweeps over the rotation angle, in degrees.

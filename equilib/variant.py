@@ -76,7 +76,7 @@ class Variant:
 
     @property
     def architecture(self) -> dict:
-        """Arguments of :class:`equilib.mobilenet.MobileNetConfig`."""
+        """Arguments of :class:`equilib.architecture.MobileNetConfig`."""
         names = ("width", "group", "divisor", "depthwise", "band_limit", "antialias")
         return {name: getattr(self, name) for name in names}
 
