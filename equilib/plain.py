@@ -98,9 +98,10 @@ def blurred(weight: Tensor) -> Tensor:
     Filtering with the result is blurring first, so that a stride samples less of what it cannot hold (Zhang 2019).  The
     binomial filter is the same after a rotation by 90 degrees, so what was equivariant stays so.
     """
-    row = weight.new_tensor((0.25, 0.5, 0.25))
-    wide = F.conv2d(weight.flatten(0, -3)[:, None], (row[:, None] * row)[None, None], padding=2)
-    return wide.reshape(*weight.shape[:-2], *wide.shape[-2:])
+    # In double precision sums of single-precision weights are exact, so rotated copies stay equal to the last bit.
+    row = weight.new_tensor((0.25, 0.5, 0.25), dtype=torch.float64)
+    wide = F.conv2d(weight.double().flatten(0, -3)[:, None], (row[:, None] * row)[None, None], padding=2)
+    return wide.reshape(*weight.shape[:-2], *wide.shape[-2:]).to(weight)
 
 
 class BlurredConv2d(nn.Conv2d):

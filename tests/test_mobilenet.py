@@ -168,7 +168,7 @@ def test_the_papers_network_filters_field_by_field():
     assert (paper.width, paper.group, paper.depthwise) == (1.0, "C12", "fieldwise")
     strict = build("equivariant", paper.replace(depthwise="strict"))
     assert (count_parameters(strict), count_parameters(build("conventional", paper))) == (179_696, 2_177_930)
-    depthwise = exported(build("equivariant", paper.replace(width=0.35))).features.block1.depthwise.conv
+    depthwise = exported(build("equivariant", paper.replace(width=0.35))).features.block2.depthwise.conv
     assert depthwise.weight.shape[1] == 12 and depthwise.groups == depthwise.in_channels // 12
 
 
