@@ -373,6 +373,60 @@ ANSWERS |= {
 }
 
 
+def copies(kernels, sign=1):
+    return torch.stack([torch.rot90(kernels, sign * r, (-2, -1)) for r in range(4)], 1).flatten(0, 1)
+
+
+def statistics(field, size=4):
+    values = field.unflatten(1, (-1, size))
+    return values.mean((0, 2, 3, 4)), values.var((0, 2, 3, 4))
+
+
+def plain_norm(*numbers, repeated=lambda number: number.repeat_interleave(4)):
+    norm = torch.nn.BatchNorm2d(4 * len(numbers[0]))
+    mean, variance, gamma, beta = map(repeated, numbers)
+    norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data = mean, variance, gamma, beta
+    return norm.eval()
+
+
+ANSWERS |= {
+    exercises.check_turned_copies: (
+        copies,
+        [
+            lambda kernels: copies(kernels, -1),
+            lambda kernels: copies(kernels).unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1),
+            lambda kernels: kernels.repeat_interleave(4, 0),
+            lambda kernels: copies(kernels).detach(),
+            lambda kernels: kernels,
+            lambda kernels: copies(kernels.transpose(-2, -1)),
+            raises,
+        ],
+    ),
+    exercises.check_field_statistics: (
+        statistics,
+        [
+            lambda field: statistics(field, 1),
+            lambda field: statistics(field, field.shape[1]),
+            lambda field: statistics(field)[0],
+            lambda field: (statistics(field)[0], statistics(field)[1].sqrt()),
+            lambda field: (statistics(field)[0], statistics(field, 1)[1].unflatten(0, (-1, 4)).mean(1)),
+            lambda field: (0 * statistics(field)[0], statistics(field)[1]),
+            lambda field: statistics(field.detach()),
+        ],
+    ),
+    exercises.check_plain_norm: (
+        plain_norm,
+        [
+            lambda *numbers: plain_norm(*numbers, repeated=lambda number: number.repeat(4)),
+            lambda *numbers: plain_norm(*numbers).train(),
+            lambda *numbers: plain_norm(numbers[0], numbers[1].sqrt(), *numbers[2:]),
+            lambda *numbers: torch.nn.BatchNorm2d(3).eval(),
+            lambda *numbers: torch.nn.Identity(),
+        ],
+    ),
+}
+
+
 @pytest.mark.parametrize("check", ANSWERS, ids=lambda check: check.__name__)
 def test_self_checks(check, capsys):
     right, wrong = ANSWERS[check]
