@@ -158,5 +158,5 @@ def bit_widths(
                 options=bits, value=activation_bits, description="activations"
             ),
         },
-        description=f"{quantity.capitalize()} against the bits of the weights, with {{activation_bits}}-bit activations",
+        description=f"{quantity[0].upper()}{quantity[1:]} against the bits of the weights, with {{activation_bits}}-bit activations",
     )
