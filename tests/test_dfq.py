@@ -420,7 +420,7 @@ def test_absorption_only_where_the_shift_arrives(pool, second, absorbs):
 # --- scales that are bounded ---
 
 SHIPPED = [
-    "pcam_conventional_w0.35_20000_seed0",
+    "pcam_conventional_w0.35_m24_20000_seed1",
     "pcam_C4_w0.35_20000_seed0",
     "pcam_C4_fieldwise_w0.35_m24_20000_seed0",
     "synthetic_equivariant_C12_w0.35",
