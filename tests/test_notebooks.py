@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from equilib import exercises, widgets
+from equilib import exercises, figures, widgets
 from equilib.notebooks import clean, problems
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -155,6 +155,22 @@ def test_the_bit_width_widget_over_its_range():
     explorer = widgets.bit_widths(accuracies, {kind: 0.9 for kind in accuracies}, weight_bits=4, activation_bits=8)
     pictures = {moved(explorer, weight_bits=w, activation_bits=a) for w in bits for a in bits}
     assert len(pictures) == 9
+
+
+def test_the_bit_width_widget_says_what_it_counts():
+    shares = {kind: {(b, b): 0.5 for b in (4, 8)} | {(4, 8): 0.5, (8, 4): 0.5} for kind in two_models()}
+    explorer = widgets.bit_widths(shares, {}, quantity="patches with the class of FP32")
+    assert explorer.description.startswith("Patches with the class of FP32 against the bits")
+
+
+def test_bars_stand_at_their_step_where_a_network_lacks_one():
+    figure = figures.bars(
+        {"conventional": {"FP32": 80, "naive": 60}, "equivariant": {"naive": 83}}, title="t", label="l"
+    )
+    (ax,) = figure.axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["FP32", "naive"]
+    middles = {round(bar.get_height()): bar.get_x() + bar.get_width() / 2 for bar in ax.patches}
+    assert {height: round(middle) for height, middle in middles.items()} == {80: 0, 60: 1, 83: 1}
 
 
 def test_the_hash_widget_tells_identical_from_different():
