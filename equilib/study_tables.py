@@ -136,6 +136,30 @@ def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def naive_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """What naive rounding to INT8 costs, and what is left of it after equalization and absorption, simulated.
+
+    One row for each kind of network and learning rate, runs of all sizes and seeds together.  Networks of C1, which limit
+    the band and share nothing, count as equivariant.
+    """
+    rows = []
+    groups = {(run.variant.conventional, run.figures["config"]["learning_rate"]) for run in runs}
+    for conventional, rate in sorted(groups, reverse=True):
+        group = [
+            run.figures["accuracy"]
+            for run in runs
+            if (run.variant.conventional, run.figures["config"]["learning_rate"]) == (conventional, rate)
+        ]
+        row = {"networks": "conventional" if conventional else "equivariant", "learning rate": f"{rate:g}"}
+        row["runs"] = str(len(group))
+        for words, stage in (("naive", "int8 naive, simulated"), ("equalized", "int8 simulated")):
+            changes = [100 * (stages[stage]["accuracy"] - stages["fp32"]["accuracy"]) for stages in group]
+            row[f"{words} − FP32 [points]"] = f"{sum(changes) / len(changes):+.2f}"
+            row[f"{words}, worst"] = f"{min(changes):+.2f}"
+        rows.append(row)
+    return rows
+
+
 def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """Each equivariant network minus each conventional one that it can be compared with, at each number of patches.
 

@@ -986,6 +986,8 @@ TABLES = _of(
     ("quarter turns are the others", "if (angle % 90 == 0) == quarter", "if (angle % 90 == 0) != quarter"),
     ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
     ("Table 1 takes the fewest patches", "most = max(run.patches", "most = min(run.patches"),
+    ("the mildest loss is called the worst", "{min(changes):+.2f}", "{max(changes):+.2f}"),
+    ("naive rounding is the equalized one", '("naive", "int8 naive, simulated")', '("naive", "int8 simulated")'),
     ("steadiness is inverted", "ours / theirs:.2f", "theirs / ours:.2f"),
     (
         "the luckiest run is reported",

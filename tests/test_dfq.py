@@ -421,7 +421,7 @@ def test_absorption_only_where_the_shift_arrives(pool, second, absorbs):
 # --- scales that are bounded ---
 
 SHIPPED = [
-    "pcam_conventional_w0.35_20000_seed0",
+    "synthetic_conventional_C4_w0.35",
     "pcam_C4_w0.35_20000_seed0",
     "pcam_C4_fieldwise_w0.35_m24_20000_seed0",
     "synthetic_equivariant_C12_w0.35",
@@ -465,6 +465,19 @@ def test_equalized_is_never_worse_than_naive(name, drawn):
             (first,) = [pair.first for pair in report.bounded if "expand" in pair.first]
             bounded = [numbers for pair, numbers in report.bounded.items() if pair.first == first]
             assert bounded == [tuple(range(channels))]
+
+
+def test_a_network_that_naive_rounding_harms_is_repaired(drawn):
+    """Notebook 05's: in its widest depthwise layer the typical channel lies below one step of the layer."""
+    folded = dfq.fold_batch_norm(exported(shipped_network("pcam_conventional_w0.35_m24_20000_seed1")))
+    ranges = dfq.outgoing_ranges(folded.get_submodule("features.block17.depthwise.conv"))
+    assert ranges.median() < ranges.max() / 127
+    reference = run_model(folded, drawn)
+    naive, repaired = (
+        relative_difference(reference, run_model(int8.quantize(network, input_range()), drawn))
+        for network in (folded, dfq.equalize(folded)[0])
+    )
+    assert repaired < naive / 3
 
 
 def test_a_dead_channel_alone_is_bounded():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from equilib import exercises, widgets
+from equilib import exercises, figures, widgets
 from equilib.notebooks import clean, problems
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -155,6 +155,22 @@ def test_the_bit_width_widget_over_its_range():
     explorer = widgets.bit_widths(accuracies, {kind: 0.9 for kind in accuracies}, weight_bits=4, activation_bits=8)
     pictures = {moved(explorer, weight_bits=w, activation_bits=a) for w in bits for a in bits}
     assert len(pictures) == 9
+
+
+def test_the_bit_width_widget_says_what_it_counts():
+    shares = {kind: {(b, b): 0.5 for b in (4, 8)} | {(4, 8): 0.5, (8, 4): 0.5} for kind in two_models()}
+    explorer = widgets.bit_widths(shares, {}, quantity="patches with the class of FP32")
+    assert explorer.description.startswith("Patches with the class of FP32 against the bits")
+
+
+def test_bars_stand_at_their_step_where_a_network_lacks_one():
+    figure = figures.bars(
+        {"conventional": {"FP32": 80, "naive": 60}, "equivariant": {"naive": 83}}, title="t", label="l"
+    )
+    (ax,) = figure.axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["FP32", "naive"]
+    middles = {round(bar.get_height()): bar.get_x() + bar.get_width() / 2 for bar in ax.patches}
+    assert {height: round(middle) for height, middle in middles.items()} == {80: 0, 60: 1, 83: 1}
 
 
 def test_the_hash_widget_tells_identical_from_different():
@@ -370,6 +386,60 @@ ANSWERS |= {
         ],
     ),
     exercises.check_crop: ("c", ["a", "b", "d", "C or so"]),
+}
+
+
+def copies(kernels, sign=1):
+    return torch.stack([torch.rot90(kernels, sign * r, (-2, -1)) for r in range(4)], 1).flatten(0, 1)
+
+
+def statistics(field, size=4):
+    values = field.unflatten(1, (-1, size))
+    return values.mean((0, 2, 3, 4)), values.var((0, 2, 3, 4))
+
+
+def plain_norm(*numbers, repeated=lambda number: number.repeat_interleave(4)):
+    norm = torch.nn.BatchNorm2d(4 * len(numbers[0]))
+    mean, variance, gamma, beta = map(repeated, numbers)
+    norm.running_mean, norm.running_var, norm.weight.data, norm.bias.data = mean, variance, gamma, beta
+    return norm.eval()
+
+
+ANSWERS |= {
+    exercises.check_turned_copies: (
+        copies,
+        [
+            lambda kernels: copies(kernels, -1),
+            lambda kernels: copies(kernels).unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1),
+            lambda kernels: kernels.repeat_interleave(4, 0),
+            lambda kernels: copies(kernels).detach(),
+            lambda kernels: kernels,
+            lambda kernels: copies(kernels.transpose(-2, -1)),
+            raises,
+        ],
+    ),
+    exercises.check_field_statistics: (
+        statistics,
+        [
+            lambda field: statistics(field, 1),
+            lambda field: statistics(field, field.shape[1]),
+            lambda field: statistics(field)[0],
+            lambda field: (statistics(field)[0], statistics(field)[1].sqrt()),
+            lambda field: (statistics(field)[0], statistics(field, 1)[1].unflatten(0, (-1, 4)).mean(1)),
+            lambda field: (0 * statistics(field)[0], statistics(field)[1]),
+            lambda field: statistics(field.detach()),
+        ],
+    ),
+    exercises.check_plain_norm: (
+        plain_norm,
+        [
+            lambda *numbers: plain_norm(*numbers, repeated=lambda number: number.repeat(4)),
+            lambda *numbers: plain_norm(*numbers).train(),
+            lambda *numbers: plain_norm(numbers[0], numbers[1].sqrt(), *numbers[2:]),
+            lambda *numbers: torch.nn.BatchNorm2d(3).eval(),
+            lambda *numbers: torch.nn.Identity(),
+        ],
+    ),
 }
 
 

@@ -51,8 +51,8 @@ def test_results_that_are_none(tmp_path):
 
 
 def test_shipped_networks_are_verified(tmp_path, monkeypatch):
-    names = results.shipped_results("checkpoints")
-    assert len(names) >= 2
+    names = [name for name, entry in results.shipped_results("checkpoints").items() if "sha256" in entry]
+    assert len(names) >= 2 and {f"{name}.pt" for name in names} == {path.name for path in SHIPPED.glob("*.pt")}
     for name in names:
         network = training.shipped_network(name)
         assert not network.training and count_parameters(network) > 0
@@ -67,8 +67,10 @@ def test_shipped_networks_are_verified(tmp_path, monkeypatch):
 
 
 def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monkeypatch):
-    names = [name for name, entry in results.shipped_results("checkpoints").items() if "int8 sha256" in entry]
-    assert names
+    entries = results.shipped_results("checkpoints").items()
+    assert {f"{n}.onnx" for n, entry in entries if "int8 sha256" in entry} == {p.name for p in SHIPPED.glob("*.onnx")}
+    names = [name for name, entry in entries if {"sha256", "int8 sha256"} <= set(entry)]
+    assert len(names) >= 3
     for name in names:
         shipped = run_model(device.session(results.shipped_int8(name)), tissue)
         made = run_model(deploy(training.shipped_network(name), tmp_path / "made.onnx").session, tissue)

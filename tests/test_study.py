@@ -169,6 +169,30 @@ def test_int8_is_pooled_over_sizes_and_seeds():
     assert (second["network"], second["95 % interval"]) == ("C4, width 0.35", "+0.00 to +0.00")
 
 
+def test_naive_rows_part_kinds_and_learning_rates_and_name_the_worst():
+    def rounded(network, rate, naive, equalized):
+        made = run([1, 0], network=network)
+        stages = {"fp32": 0.8, "int8 naive, simulated": naive, "int8 simulated": equalized}
+        made.figures["accuracy"] = {stage: {"accuracy": value} for stage, value in stages.items()}
+        made.figures["config"] = {"learning_rate": rate}
+        return made
+
+    runs = [
+        rounded("C4", 0.003, 0.79, 0.80),
+        rounded("conventional", 0.01, 0.60, 0.80),
+        rounded("conventional", 0.01, 0.80, 0.79),
+        rounded("conventional", 0.003, 0.81, 0.80),
+    ]
+    rows = study_tables.naive_rows(runs)
+    assert [(row["networks"], row["learning rate"], row["runs"]) for row in rows] == [
+        ("conventional", "0.01", "2"),
+        ("conventional", "0.003", "1"),
+        ("equivariant", "0.003", "1"),
+    ]
+    assert list(rows[0].values())[3:] == ["-10.00", "-20.00", "-0.50", "-1.00"]
+    assert list(rows[1].values())[3:5] == ["+1.00", "+1.00"]
+
+
 def test_steadiness_is_a_share_of_the_conventional_networks():
     runs = [run([1, 0]), run([1, 0], network="C12"), run([1, 0], network="C12", seed=1)]
     for turned, flips in zip(runs, (0.1, 0.02, 0.04)):

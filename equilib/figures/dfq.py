@@ -31,7 +31,8 @@ def channel_ranges(
             for edge in np.arange(field_size, len(old), field_size):
                 ax.axvline(edge - 0.5, color="#cccccc", linewidth=0.6)
         ratios = [values.max() / max(values[values > 0].min(), 1e-12) for values in (old, new)]
-        ax.set_title(f"{name}: largest over smallest range {ratios[0]:.0f} before, {ratios[1]:.0f} after", fontsize=10)
+        spread_before, spread_after = (f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}" for ratio in ratios)
+        ax.set_title(f"{name}: largest over smallest range {spread_before} before, {spread_after} after", fontsize=10)
         ax.set(ylabel="range of weights", yscale="log", xlabel="output channel")
     axes[0].legend(fontsize=8, loc="upper right", ncols=2)
     return figure

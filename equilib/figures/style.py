@@ -127,19 +127,19 @@ def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, f
     """Grouped bars, one group a step and one bar a network, each with its number.
 
     Args:
-        values: for each network, for each step, a number.
+        values: for each network, for each step, a number; a network need not have every step.
         title, label: of the figure and of the values, with their unit.
         floor: where the axis begins.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     ax = figure.subplots()
-    steps = list(next(iter(values.values())))
+    steps = list(dict.fromkeys(step for row in values.values() for step in row))
     width = 0.8 / len(values)
     for index, (kind, row) in enumerate(values.items()):
-        positions = np.arange(len(steps)) + (index - (len(values) - 1) / 2) * width
+        positions = np.array([steps.index(step) for step in row]) + (index - (len(values) - 1) / 2) * width
         drawn = ax.bar(
             positions,
-            [row[step] for step in steps],
+            list(row.values()),
             width,
             label=kind,
             color=STYLES[kind]["color"],

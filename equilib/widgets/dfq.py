@@ -124,13 +124,16 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
     )
 
 
-def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int = 8) -> Explorer:
+def bit_widths(
+    accuracies, fp32, *, weight_bits: int = 4, activation_bits: int = 8, quantity: str = "accuracy"
+) -> Explorer:
     """Accuracy against the bits of the weights, for chosen bits of the activations.
 
     Args:
         accuracies: from :func:`equilib.deploy.bit_width_accuracies`.
-        fp32: for each network, its accuracy in FP32.
+        fp32: for each network, its accuracy in FP32; empty where the shares are counted against FP32's own answers.
         weight_bits, activation_bits: the teaching default.
+        quantity: what the shares are, in words.
     """
     bits = sorted({pair[0] for pair in next(iter(accuracies.values()))})
 
@@ -142,7 +145,7 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
             rows,
             title=f"{weight_bits}-bit weights, {activation_bits}-bit activations: {now}",
             xlabel="bits of the weights",
-            ylabel="accuracy [%]",
+            ylabel=f"{quantity} [%]",
             marked=weight_bits,
             references={f"{k}, FP32": 100 * v for k, v in fp32.items()},
         )
@@ -155,5 +158,5 @@ def bit_widths(accuracies, fp32, *, weight_bits: int = 4, activation_bits: int =
                 options=bits, value=activation_bits, description="activations"
             ),
         },
-        description="Accuracy against the bits of the weights, with {activation_bits}-bit activations",
+        description=f"{quantity[0].upper()}{quantity[1:]} against the bits of the weights, with {{activation_bits}}-bit activations",
     )
