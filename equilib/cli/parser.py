@@ -114,7 +114,11 @@ def _training_options() -> argparse.ArgumentParser:
     machine.add_argument("--precision", default=argparse.SUPPRESS, help="bf16-mixed halves memory on a GPU")
     machine.add_argument("--compile", action="store_true", help="by torch.compile; on a CPU this is slower, not faster")
     machine.add_argument("--threads", type=count, help="of torch on the CPU")
-    shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
+    shared.add_argument(
+        "--no-progress",
+        action="store_true",
+        help="a line an epoch instead of a progress bar, as where the output is no terminal",
+    )
     return shared
 
 
