@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+# Seconds before a bar appears.
+PATIENCE = 1
+
 
 def bar(items: Iterable | None = None, *, total: int | None = None, words: str, unit: str, shown: bool = True) -> Any:
     """A bar of tqdm: iterate over it, or call ``update``; it is silent where standard error is no terminal.
@@ -18,5 +21,5 @@ def bar(items: Iterable | None = None, *, total: int | None = None, words: str, 
     """
     from tqdm import tqdm
 
-    # None: tqdm itself asks whether it writes to a terminal.  It clears its line at the end, and waits for a second first.
-    return tqdm(items, total=total, desc=words, unit=unit, disable=None if shown else True, delay=1, leave=False)
+    # None: tqdm itself asks whether it writes to a terminal.  Its line is cleared at the end.
+    return tqdm(items, total=total, desc=words, unit=unit, disable=None if shown else True, delay=PATIENCE, leave=False)

@@ -118,4 +118,4 @@ def _machine(options: argparse.Namespace) -> dict:
 def _synthetic() -> Path:
     from equilib.synthetic import ensure_dataset
 
-    return ensure_dataset(current_budget().sizes)
+    return ensure_dataset(current_budget().sizes, progress=sys.stderr.isatty())
