@@ -1,13 +1,16 @@
-"""What a training writes when an epoch is over: a row of the curve, and checkpoints that another start can go on from."""
+"""What a training writes when an epoch is over: a row of the curve, its picture, and checkpoints that another start can go on from."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from tqdm import tqdm
 
+from equilib.results import written_whole
 from equilib.runs import read_checkpoint, save_checkpoint, write_rows
 
 
@@ -58,6 +61,56 @@ class History(Callback):
             f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
             flush=True,
         )
+
+
+class Curves(Callback):
+    """The curves so far as a picture, after each epoch.  No fault of the drawing ends a training: it warns, once.
+
+    Args:
+        path: of the PNG file.
+        history: whose rows are drawn; it must stand before this one among the callbacks.
+        kind: of network, for the legend.
+    """
+
+    def __init__(self, path: Path, history: History, kind: str):
+        self.path, self.history, self.kind, self.failed = path, history, kind, False
+
+    def on_train_epoch_end(self, trainer, module):
+        if not trainer.is_global_zero or self.failed:
+            return
+        try:
+            from equilib.figures import png, training_curves
+
+            picture = png(training_curves({self.kind: self.history.rows}))
+            with written_whole(self.path) as temporary:
+                temporary.write_bytes(picture)
+        except Exception as error:
+            self.failed = True
+            warnings.warn(f"{self.path} is not drawn ({error}); the training goes on", stacklevel=2)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar of an epoch, which also says how long all epochs will still take."""
+
+    def __init__(self):
+        super().__init__(leave=True)
+        self._start = (0, 0.0)
+
+    def on_train_start(self, trainer, module):
+        super().on_train_start(trainer, module)
+        self._start = (trainer.global_step, time.monotonic())
+
+    def get_metrics(self, trainer, module):
+        first, began = self._start
+        left = seconds_left(
+            first, trainer.global_step, int(trainer.estimated_stepping_batches), time.monotonic() - began
+        )
+        return super().get_metrics(trainer, module) | ({} if left is None else {"left": tqdm.format_interval(left)})
+
+
+def seconds_left(first: int, now: int, last: int, seconds: float) -> float | None:
+    """What the steps until ``last`` take at the pace of those from ``first`` to ``now``; None before there was one."""
+    return None if now <= first else seconds * (last - now) / (now - first)
 
 
 def _clocks() -> dict[str, float]:

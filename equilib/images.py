@@ -1,4 +1,4 @@
-"""Patches to classify: image files, folders of them, and HDF5 files, each read whole or refused with a sentence.
+"""Patches and pictures to classify: image files, folders of them, and HDF5 files, each read whole or refused with a sentence.
 
 A network that was trained on 8-bit RGB patches answers anything that has the shape of one; so what is no such patch
 (greyscale, 16 bits, transparency, several pages, another size) is refused here and not converted by guessing.
@@ -59,11 +59,37 @@ def read_images(path: str | Path, size: int) -> Iterator[tuple[str, Tensor]]:
     Raises:
         PatchFileError: names the file, or the patch in it, that cannot be read or is of another size or type.
     """
+    for name, values in _values(Path(path), max(PATCH_SIZE, size)):
+        yield name, as_input(values, name, size)
+
+
+def read_pictures(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The pictures of one file, of any size, for :mod:`equilib.windows`.
+
+    Args:
+        path: as for :func:`read_images`.
+
+    Yields:
+        A name and (height, width, 3) uint8.
+
+    Raises:
+        PatchFileError: names the file, or the picture in it, that cannot be read or is of another type.
+    """
+    for name, values in _values(Path(path), None):
+        check_rgb(values, name)
+        yield name, np.ascontiguousarray(values)
+
+
+def count_images(path: str | Path) -> int:
+    """How many patches or pictures a file holds, for an estimate; 0 where it cannot be read."""
     path = Path(path)
-    if path.suffix.lower() in HDF5_SUFFIXES:
-        yield from _read_hdf5(path, size)
-    else:
-        yield str(path), as_input(_read_image(path, size), str(path), size)
+    if path.suffix.lower() not in HDF5_SUFFIXES:
+        return 1
+    try:
+        with open_dataset(path, "x") as dataset:
+            return len(dataset) if dataset.shape else 0
+    except PatchFileError:
+        return 0
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -73,7 +99,15 @@ def _listed(folder: Path) -> list[Path]:
         raise PatchFileError(f"{folder} cannot be listed ({error.strerror}); change its permissions") from error
 
 
-def _read_hdf5(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
+def _values(path: Path, largest: int | None) -> Iterator[tuple[str, np.ndarray]]:
+    """What a file holds, unchecked.  Of images above ``largest`` pixels a side, their shape alone."""
+    if path.suffix.lower() in HDF5_SUFFIXES:
+        yield from _read_hdf5(path)
+    else:
+        yield str(path), _read_image(path, largest)
+
+
+def _read_hdf5(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     with open_dataset(path, "x") as dataset:
         if not dataset.shape or len(dataset.shape) != 4:
             raise wrong(path, f"x has shape {dataset.shape}")
@@ -83,11 +117,11 @@ def _read_hdf5(path: Path, size: int) -> Iterator[tuple[str, Tensor]]:
             name = f"{path}[{index}]"
             with reading(path):
                 values = dataset[index]
-            yield name, as_input(values, name, size)
+            yield name, values
 
 
-def _read_image(path: Path, size: int) -> np.ndarray:
-    """(height, width, 3) uint8, or what the file holds instead, for :func:`as_input` to refuse."""
+def _read_image(path: Path, largest: int | None) -> np.ndarray:
+    """(height, width, 3) uint8, or what the file holds instead, for :func:`check_rgb` to refuse."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on damaged metadata, which a patch does not need
@@ -96,13 +130,16 @@ def _read_image(path: Path, size: int) -> np.ndarray:
             with Image.open(path, formats=FORMATS) as image:
                 if (pages := getattr(image, "n_frames", 1)) > 1:
                     raise PatchFileError(f"{path} holds {pages} pictures; save the one that is meant by itself")
-                if max(image.size) > max(PATCH_SIZE, size):  # a whole slide is refused without unpacking it
+                if largest is not None and max(image.size) > largest:  # a whole slide is refused without unpacking it
                     return np.broadcast_to(np.zeros((), np.uint8), (image.height, image.width, 3))
                 if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                     raise PatchFileError(f"{path} holds {image.mode} colours; save it as RGB")
                 return _pixels(image)
     except PatchFileError:
         raise
+    except Image.DecompressionBombError as error:
+        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        raise PatchFileError(f"{path} has more than {limit:.0f} million pixels; cut it into pieces") from error
     except UnidentifiedImageError as error:
         raise PatchFileError(f"{path} is no image that can be read: no {', '.join(FORMATS)} begins like it") from error
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others for damaged files
@@ -124,21 +161,27 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return values.astype(np.uint16) if deep else values
 
 
-def as_input(values: np.ndarray, name: str, size: int) -> Tensor:
-    """One patch (height, width, 3) uint8 as (1, 3, size, size) float32; PatchFileError where it is something else."""
+def check_rgb(values: np.ndarray, name: str) -> None:
+    """PatchFileError unless these are (height, width, 3) and uint8."""
     if values.dtype != np.uint8:
         raise PatchFileError(f"{name} has values of type {values.dtype}, not 8-bit ones (uint8); convert it first")
     if values.ndim != 3 or values.shape[2] != 3:
         raise PatchFileError(
             f"{name} has shape {values.shape}, not (height, width, 3); save it as RGB, without transparency"
         )
+
+
+def as_input(values: np.ndarray, name: str, size: int) -> Tensor:
+    """One patch (height, width, 3) uint8 as (1, 3, size, size) float32; PatchFileError where it is something else."""
+    check_rgb(values, name)
     allowed = [(side, side) for side in (PATCH_SIZE, size) if side >= size]
     if values.shape[:2] not in allowed:
         cropped = (
             f"{PATCH_SIZE} x {PATCH_SIZE} (cropped to {size} x {size})" if size <= PATCH_SIZE else f"{size} x {size}"
         )
+        windows = ", or give --stride, which answers window by window" if min(values.shape[:2]) > size else ""
         raise PatchFileError(
             f"{name} has {values.shape[0]} x {values.shape[1]} pixels; the network takes patches of {cropped} "
-            "at the 10x magnification of PCam: cut the image, do not scale it"
+            f"at the 10x magnification of PCam: cut the image, do not scale it{windows}"
         )
     return normalize(crop(torch.from_numpy(values.copy()).permute(2, 0, 1)[None], size))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from equilib.mobilenet import KINDS, MobileNetConfig, build
 from equilib.results import PART, shipped_checkpoint, write_json, written_whole
 
-CONFIG, METRICS, LAST, BEST = "config.json", "metrics.csv", "last.ckpt", "best.ckpt"
+CONFIG, METRICS, CURVES, LAST, BEST = "config.json", "metrics.csv", "curves.png", "last.ckpt", "best.ckpt"
 # What a training needs to go on, beyond weights.
 _RESUMABLE = ("state_dict", "equilib", "processes", "callbacks", "optimizer_states", "lr_schedulers", "loops", "epoch")
 # Left by parallel training, torch.compile, and modules that wrap a network.
@@ -306,7 +306,7 @@ def claim(folder: Path, config: TrainConfig, patches: dict[str, str], *, writes:
 
 def _tidy(folder: Path) -> None:
     """Remove what a process left behind that was killed while it wrote."""
-    for name in (LAST, BEST, CONFIG, METRICS):
+    for name in (LAST, BEST, CONFIG, METRICS, CURVES):
         for path in folder.glob(f"{name}.*{PART}"):
             if time.time() - path.stat().st_mtime > _ABANDONED:
                 path.unlink(missing_ok=True)

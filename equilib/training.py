@@ -18,14 +18,13 @@ from pathlib import Path
 import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from equilib.callbacks import BestCheckpoint, CheckpointFiles, History
+from equilib.callbacks import Bar, BestCheckpoint, CheckpointFiles, Curves, History
 from equilib.mobilenet import build, estimate_statistics
 from equilib.pcam import (
     Patches,
@@ -40,6 +39,7 @@ from equilib.pcam import (
 )
 from equilib.runs import (
     BEST,
+    CURVES,
     LAST,
     METRICS,
     TrainConfig,
@@ -269,6 +269,7 @@ def train(
     *,
     progress: bool = False,
     print_epochs: bool = False,
+    curves: bool = False,
     workers: int = 0,
     compile: bool = False,
     **trainer_options,
@@ -280,6 +281,7 @@ def train(
         folder: of the run; created.
         progress: show Lightning's progress bar.
         print_epochs: print a line per epoch, those of an earlier start included.
+        curves: draw ``curves.png`` into the folder after each epoch.
         workers: processes that load data.
         compile: by torch.compile; costs minutes at the start, and on a CPU the steps become slower, not faster.
         trainer_options: for ``lightning.Trainer``: devices, num_nodes, accelerator, strategy, precision …
@@ -300,7 +302,9 @@ def train(
     saving = dict(dirpath=folder, save_on_train_epoch_end=True, enable_version_counter=False)
     best = BestCheckpoint(filename=Path(BEST).stem, monitor="valid_loss", mode="min", **saving)
     last = BestCheckpoint(filename=Path(LAST).stem, **saving)
-    callbacks = [history, best, last] + ([TQDMProgressBar(leave=True)] if progress else [])
+    callbacks = [history, best, last] + ([Bar()] if progress else [])
+    if curves:
+        callbacks.insert(1, Curves(folder / CURVES, history, config.kind))
     with _quiet():
         trainer = _trainer(trainer_options, callbacks, folder, config.epochs, progress)
         _check_picklable(trainer_options.get("strategy"), module, data)

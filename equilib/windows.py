@@ -8,7 +8,7 @@ what is left over is even.  Then, where the network gives the same bits under qu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,6 +63,17 @@ class Windows:
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
+    def fitting_strides(self) -> tuple[int, ...]:
+        """The strides nearest to this one that are exact: the next one below, if there is one, and the next above.
+
+        None is larger than what the windows have to go, so that each leads to a second window.
+        """
+        way = min(self.height, self.width) - self.size
+        below = (stride for stride in range(min(self.stride - 1, way), 0, -1))
+        above = (stride for stride in range(self.stride + 1, way + 1))
+        found = (next((s for s in strides if replace(self, stride=s).exact), None) for strides in (below, above))
+        return tuple(stride for stride in found if stride is not None)
+
 
 def _starts(length: int, size: int, stride: int) -> tuple[int, ...]:
     return tuple(range((length - size) % stride // 2, length - size + 1, stride))
@@ -96,6 +107,7 @@ def probability_map(
     windows: Windows,
     *,
     batch_size: int = 64,
+    normalized: bool = False,
     progress: Callable[[Iterator], Iterator] = iter,
 ) -> Tensor:
     """The probability of tumour in each window.
@@ -103,15 +115,17 @@ def probability_map(
     Args:
         model: see :func:`equilib.equivariance.run_model`; two logits.
         picture: (height, width, 3), uint8.
+        normalized: the model gives two probabilities instead.
         progress: wraps the iterator over batches, such as ``tqdm``.
 
     Returns:
-        (rows of windows, columns of windows), float32.
+        (rows of windows, columns of windows), float32; NaN where the model's answer is no finite number.
     """
     batches = progress(window_batches(picture, windows, batch_size=batch_size))
     logits = torch.cat([run_model(model, batch, batch_size=batch_size) for batch in batches])
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"two logits a window are needed, got shape {tuple(logits.shape)}")
     # Each window by itself: of equal logits equal bits, wherever in a batch they stood.
-    probabilities = torch.stack([row.softmax(0)[1] for row in logits])
+    probabilities = torch.stack([(row if normalized else row.softmax(0))[1] for row in logits])
+    probabilities[~logits.isfinite().all(1)] = float("nan")
     return probabilities.view(len(windows.rows), len(windows.columns))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -109,6 +110,17 @@ def test_a_notebook_opens_and_installs_on_colab(path):
     cells = nbformat.read(path, as_version=4).cells
     assert course.badge_address(address) + path.name in cells[0].source
     assert first_code_cell(path) == course.first_cell(address)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS], ids=lambda path: path.name)
+def test_the_badge_is_a_file_of_the_project(path):
+    """So the first line of a notebook is no broken picture where there is no network; and it loads nothing itself."""
+    (badge,) = re.findall(r"\[!\[Open in Colab\]\(([^)]+)\)\]\(https://colab\.", markdown(path))
+    drawing = (path.parent / badge).read_text()
+    assert ElementTree.fromstring(drawing).find("{http://www.w3.org/2000/svg}title").text == "Open in Colab"
+    assert set(re.findall(r"https?://[^\s\"]+", drawing)) == {"http://www.w3.org/2000/svg"}
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", markdown(path))
+    assert not [picture for picture in pictures if picture.startswith("http")]
 
 
 def test_without_an_address_nothing_of_a_stranger_is_installed():

@@ -116,3 +116,18 @@ def test_the_lab_and_the_containers_open_a_notebook_that_is_there():
         re.search(r'"image": "python:([\d.]+)-', container)[1]
         == re.search(r"python=([\d.]+)", (ROOT / "environment.yml").read_text())[1]
     )
+
+
+def test_the_commands_without_make_are_those_that_the_workflow_tries():
+    words = (ROOT / "notebooks/instructors.md").read_text()
+    workflow = (ROOT / ".github/workflows/platforms.yml").read_text()
+    commands = re.findall(r"^python -m pip install .+$", words, re.M)
+    assert len(commands) == 2 and all(command in workflow for command in commands)
+    files = re.findall(r"tests/test_\w+\.py", workflow)
+    assert len(files) > 5 and all((ROOT / file).is_file() for file in files)
+    for system in ("ubuntu-latest", "ubuntu-24.04-arm", "macos-latest", "windows-latest"):
+        assert system in workflow
+
+
+def test_the_weekly_run_builds_the_site_too():
+    assert "- run: make site" in (ROOT / ".github/workflows/weekly.yml").read_text()

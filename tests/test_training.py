@@ -458,3 +458,14 @@ def test_options_that_cannot_be_are_repeated_with_the_reason(trained, tmp_path, 
     with pytest.raises(ValueError, match=words):
         train(config, tmp_path / "run", **{"accelerator": "cpu", "devices": 1} | options)
     assert not (tmp_path / "run").exists(), "such a start claims no folder"
+
+
+@pytest.mark.slow
+def test_the_command_draws_its_curves_and_says_where_they_are(data, tmp_path):
+    """…and where its output is no terminal, it prints lines and no bar."""
+    asked = [word for word in command(data, tmp_path / "run") if word != "--no-progress"]
+    asked[asked.index("--epochs") + 1] = "1"
+    said = subprocess.run(asked, check=True, capture_output=True, text=True)
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "curves.png" in said.stdout and said.stdout.count("epoch   1") == 1
+    assert "\r" not in said.stdout + said.stderr and "it/s" not in said.stdout + said.stderr

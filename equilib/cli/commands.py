@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from equilib.budget import BUDGETS, current_budget
@@ -10,7 +11,7 @@ from equilib.cli.options import given
 from equilib.cli.parser import NETWORK, PRESET, RECIPE, SCHEME, TRAINER, TRAINING
 from equilib.mobilenet import MobileNetConfig
 from equilib.results import markdown_table, writable_target
-from equilib.runs import TrainConfig
+from equilib.runs import CURVES, TrainConfig
 
 
 def train(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -19,7 +20,9 @@ def train(options: argparse.Namespace, arguments: list[str]) -> int:
 
     config = _config(options, options.kind)
     result = training.train(config, options.folder, **_machine(options))
-    print(f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}")
+    print(
+        f"lowest validation loss in epoch {result.best_epoch}: {result.checkpoint}; curves: {options.folder / CURVES}"
+    )
     return 0
 
 
@@ -39,6 +42,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> int:
     )
     if contents:  # only the first of several processes measures
         print(markdown_table(experiment.table(contents)))
+        print(f"results: {options.output}; networks and INT8 models: {options.folder}")
     return 0
 
 
@@ -99,9 +103,12 @@ def _machine(options: argparse.Namespace) -> dict:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    # Lightning's bar goes to standard output; in a file or a pipe it would be thousands of lines.
+    shown = not options.no_progress and sys.stdout.isatty()
     return dict(
-        progress=not options.no_progress,
-        print_epochs=options.no_progress,
+        progress=shown,
+        print_epochs=not shown,
+        curves=True,
         workers=options.workers,
         compile=options.compile,
         **given(options, TRAINER),
@@ -111,4 +118,4 @@ def _machine(options: argparse.Namespace) -> dict:
 def _synthetic() -> Path:
     from equilib.synthetic import ensure_dataset
 
-    return ensure_dataset(current_budget().sizes)
+    return ensure_dataset(current_budget().sizes, progress=sys.stderr.isatty())

@@ -13,6 +13,7 @@ from equilib.cli.options import add_options, count, whole
 from equilib.deploy import deploy
 from equilib.int8 import Scheme
 from equilib.mobilenet import MobileNetConfig
+from equilib.pcam import LABEL_WINDOW
 from equilib.runs import TrainConfig
 
 # Not options: PCam has two classes, and the other three have an argument of their own.
@@ -68,10 +69,22 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "versions, processor, runtimes and data in one screen, to paste into a bug report")
     doctor.add_argument("--data", default="data/pcam", help="folder with PCam's files (default data/pcam)")
 
-    predict = command("predict", "classify patches with an exported model; prints CSV")
+    predict = command("predict", "classify patches, or pictures window by window, with an exported model; prints CSV")
     predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
     predict.add_argument("images", nargs="+", type=Path, help="image files, folders of images, or .h5 files with key x")
     predict.add_argument("--threads", type=count, default=1, help="of the processor (default 1)")
+    predict.add_argument(
+        "--stride",
+        type=count,
+        help="for pictures larger than a patch: answer windows that stand so many pixels apart; the CSV names the first row "
+        "and column of each, counted from 0",
+    )
+    predict.add_argument(
+        "--map",
+        type=Path,
+        metavar="FOLDER",
+        help=f"draw the probability over each picture, as PNG, in this folder (--stride {LABEL_WINDOW} if none is given)",
+    )
     return parser
 
 
@@ -101,7 +114,11 @@ def _training_options() -> argparse.ArgumentParser:
     machine.add_argument("--precision", default=argparse.SUPPRESS, help="bf16-mixed halves memory on a GPU")
     machine.add_argument("--compile", action="store_true", help="by torch.compile; on a CPU this is slower, not faster")
     machine.add_argument("--threads", type=count, help="of torch on the CPU")
-    shared.add_argument("--no-progress", action="store_true", help="a line an epoch instead of a progress bar")
+    shared.add_argument(
+        "--no-progress",
+        action="store_true",
+        help="a line an epoch instead of a progress bar, as where the output is no terminal",
+    )
     return shared
 
 

@@ -1,13 +1,17 @@
-"""``equilib predict``: what an ONNX file takes and gives is checked first, then patch after patch is answered."""
+"""``equilib predict``: what an ONNX file takes and gives is checked first, then patch after patch is answered.
+
+With ``--stride`` or ``--map`` pictures are answered window by window (:mod:`equilib.cli.pictures`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,37 +19,71 @@ from torch import Tensor
 from equilib import device
 from equilib.equivariance import run_model
 from equilib.hdf5 import PatchFileError
-from equilib.images import image_files, read_images
+from equilib.images import count_images, image_files, read_images
+from equilib.progress import bar
 
 _PROBES = 4
+# Windows of a picture that are answered at once.
+_BATCH = 64
 
 
 def predict(options: argparse.Namespace, arguments: list[str]) -> int:
     """Print a row of CSV for each patch; files that cannot be read are named at the end, and the exit status is 1."""
     model = open_model(options.model, threads=options.threads)
+    inputs = Inputs(options.images)
+    if options.stride or options.map:
+        from equilib.cli.pictures import predict_pictures
+
+        predict_pictures(model, inputs, options)
+    else:
+        _predict_patches(model, inputs)
+    for error in inputs.refused:
+        print(f"equilib: {error}", file=sys.stderr)
+    return 1 if inputs.refused else 0
+
+
+@dataclass
+class Inputs:
+    """What is to be answered.
+
+    Attributes:
+        paths: files and folders.
+        refused: a sentence for each that could not be answered.
+    """
+
+    paths: list[Path]
+    refused: list = field(default_factory=list)
+
+    def files(self) -> Iterator[Path]:
+        """All files, those of folders by name."""
+        for path in self.paths:
+            try:
+                yield from image_files(path)
+            except PatchFileError as error:
+                self.refused.append(error)
+
+    def each(self, read: Callable[[Path], Iterable[tuple[str, Any]]]) -> Iterator[tuple[str, Any]]:
+        """Name and image of whatever can be read."""
+        for file in self.files():
+            try:
+                yield from read(file)
+            except PatchFileError as error:
+                self.refused.append(error)
+
+
+def _predict_patches(model: Classifier, inputs: Inputs) -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "class", "probability_of_tumour"])
-    refused = []
-    for path in options.images:
+    total = sum(map(count_images, Inputs(inputs.paths).files()))
+    patches = inputs.each(lambda file: read_images(file, model.size))
+    # Rows that appear on a terminal are seen themselves, and a bar would run into them.
+    for name, image in bar(patches, total=total, words="predicting", unit="patch", shown=not sys.stdout.isatty()):
         try:
-            files = image_files(path)
-        except PatchFileError as error:
-            refused.append(error)
+            probabilities = model.probabilities(image)
+        except ArithmeticError as error:
+            inputs.refused.append(f"{name}: {error}")
             continue
-        for file in files:
-            try:
-                for name, image in read_images(file, model.size):
-                    try:
-                        probabilities = model.probabilities(image)
-                    except ArithmeticError as error:
-                        refused.append(f"{name}: {error}")
-                        continue
-                    writer.writerow([name, int(probabilities.argmax()), f"{probabilities[0, 1].item():.4f}"])
-            except PatchFileError as error:
-                refused.append(error)
-    for error in refused:
-        print(f"equilib: {error}", file=sys.stderr)
-    return 1 if refused else 0
+        writer.writerow([name, int(probabilities.argmax()), f"{probabilities[0, 1].item():.4f}"])
 
 
 @dataclass(frozen=True)
@@ -57,12 +95,14 @@ class Classifier:
         session: of onnxruntime.
         size: height and width of its input, in pixels.
         normalized: whether it ends in a softmax, so that its outputs are probabilities already.
+        batch: how many images it is given at once, where there are many.
     """
 
     path: Path
     session: object
     size: int
     normalized: bool = False
+    batch: int = _BATCH
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(1, 3, size, size) normalised to (1, 2); ArithmeticError where the model answers with NaN or infinity."""
@@ -101,7 +141,7 @@ def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
     if len(outputs) != 1 or outputs[0].type != "tensor(float)":
         found = ", ".join(f"{output.name}: {output.type}" for output in outputs)
         raise ValueError(f"{path} is another network: it gives {found}, not one float32 tensor of two logits")
-    return _tried(Classifier(path, session, height))
+    return _tried(Classifier(path, session, height, batch=1 if batch == 1 else _BATCH))
 
 
 def _tried(model: Classifier) -> Classifier:
@@ -124,7 +164,7 @@ def _tried(model: Classifier) -> Classifier:
         raise ValueError(f"{model.path} answers random images with {outputs[0].tolist()}: it is damaged, or overflows")
     # Two logits that happen to be a distribution on every random image are a softmax's.
     normalized = bool((outputs >= 0).all() and torch.allclose(outputs.sum(1), torch.ones(_PROBES), atol=1e-4))
-    return Classifier(model.path, model.session, model.size, normalized)
+    return replace(model, normalized=normalized)
 
 
 def check_external_data(path: Path) -> None:
@@ -160,7 +200,7 @@ def _tensors(message) -> Iterator:
     if isinstance(message, TensorProto):
         yield message
         return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
+    for entry, value in message.ListFields():
+        if entry.message_type is not None:
             for part in [value] if isinstance(value, Message) else value:
                 yield from _tensors(part)

@@ -72,8 +72,11 @@ def tumour_map(picture: np.ndarray, probabilities: np.ndarray, windows: Windows,
     tall = min(windows.height / windows.width, 2)
     figure = Figure(figsize=(9, 1 + 4 * tall), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    # No more pixels than a screen shows: matplotlib would make floats of all of them.
+    step = 1 + max(picture.shape) // 2000
+    whole = (-0.5, windows.width - 0.5, windows.height - 0.5, -0.5)
     for ax in (left, right):
-        ax.imshow(picture)
+        ax.imshow(picture[::step, ::step], extent=whole)
         bare(ax)
     left.set_title("the picture", fontsize=10)
     # Each window stands for the square around its middle that reaches half-way to the next.

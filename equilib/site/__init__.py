@@ -25,6 +25,7 @@ import nbformat
 
 from equilib import live
 from equilib.notebooks import execute, repository
+from equilib.progress import bar
 from equilib.widgets.explorer import FRAMES
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +92,7 @@ def rewrite_links(text: str, folder: str, names: set[str], address: str, *, with
         kind = "tree" if (ROOT / inside).is_dir() else "blob"
         return f"]({address}/{kind}/main/{inside})"
 
-    # Not the badge: its picture would be loaded from elsewhere.
+    # A word instead of the badge: the pages have a design of their own.
     text = re.sub(r"\[!\[Open in Colab\]\([^)]*\)\]", "[Open in Colab]", text)
     # A link's text may be code, as in [`fields.py`](…), so code is not left out; no code of the course holds such brackets.
     return re.sub(r"\]\(([^)\s]+)\)", target, text)
@@ -220,8 +221,9 @@ def build(paths: Iterable[Path], output: Path) -> None:
             text = rewrite_links(math_to_mathml(text), folder, names, address, with_live=with_live)
             (docs / name).write_text(text)
         with _frames_wanted():
-            for path in paths:
-                print(f"running {path.name}", flush=True)
+            shown = bar(paths, words="running notebooks", unit="notebook")
+            for path in shown:
+                shown.write(f"running {path.name}")
                 text = page(execute(path), path.stem, docs, names, address, with_live=with_live)
                 (docs / f"{path.stem}.md").write_text(text)
         modules = reference(ROOT / "equilib")

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="+", type=Path)
     options = parser.parse_args(arguments)
     build(options.notebooks, options.output)
-    print(f"serve it: python -m http.server --directory {options.output}")
+    print(f"the site is in {options.output}; serve it: python -m http.server --directory {options.output}")
     return 0
 
 

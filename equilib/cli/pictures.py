@@ -1,0 +1,109 @@
+"""``equilib predict --stride``: pictures larger than a patch, window by window, and their maps."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equilib.images import read_pictures
+from equilib.pcam import LABEL_WINDOW
+from equilib.progress import bar
+from equilib.results import written_whole
+from equilib.windows import Windows, probability_map
+
+if TYPE_CHECKING:
+    from equilib.cli.predict import Classifier, Inputs
+
+
+def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namespace) -> None:
+    """A row of CSV for each window, a map for each picture; what could not be answered is added to ``inputs.refused``."""
+    name_map = _map_names(options.map, options.images) if options.map else None
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "row", "column", "class", "probability_of_tumour"])
+    for name, picture in inputs.each(read_pictures):
+        try:
+            windows = Windows(*picture.shape[:2], model.size, options.stride or LABEL_WINDOW)
+        except ValueError as error:
+            inputs.refused.append(f"{name}: {error}")
+            continue
+        if not windows.exact:
+            print(f"equilib: {_does_not_fit(name, windows)}", file=sys.stderr)
+        probabilities = _probabilities(model, picture, windows, name)
+        inputs.refused += _unanswered(name, probabilities, windows)
+        for row, line in zip(windows.rows, probabilities):
+            for column, probability in zip(windows.columns, line):
+                if math.isfinite(probability):
+                    writer.writerow([name, row, column, int(probability > 0.5), f"{probability:.4f}"])
+        if name_map:
+            _draw(name_map(name), picture, probabilities, windows, name)
+    if name_map:
+        print(f"maps are in {options.map}", file=sys.stderr)
+
+
+def _probabilities(model: Classifier, picture: np.ndarray, windows: Windows, name: str) -> np.ndarray:
+    progress = functools.partial(
+        bar, total=math.ceil(len(windows) / model.batch), words=Path(name).name, unit=f" x {model.batch} windows"
+    )
+    return probability_map(
+        model.session, picture, windows, batch_size=model.batch, normalized=model.normalized, progress=progress
+    ).numpy()
+
+
+def _does_not_fit(name: str, windows: Windows) -> str:
+    rests = [(length, (length - windows.size) % windows.stride) for length in (windows.height, windows.width)]
+    length, rest = next((length, rest) for length, rest in rests if rest % 2)
+    fitting = " or ".join(map(str, windows.fitting_strides())) or "none"
+    return (
+        f"{name}: --stride {windows.stride} leaves ({length} - {windows.size}) mod {windows.stride} = {rest} pixels over, an odd "
+        f"number, which two sides cannot share; so if the picture is turned by 90 degrees, other windows are answered; strides "
+        f"near it that fit: {fitting}"
+    )
+
+
+def _unanswered(name: str, probabilities: np.ndarray, windows: Windows) -> list[str]:
+    rows, columns = np.nonzero(~np.isfinite(probabilities))
+    if not len(rows):
+        return []
+    first = f"row {windows.rows[rows[0]]}, column {windows.columns[columns[0]]}"
+    return [f"{name}: the model answers {len(rows)} of {len(windows)} windows with no finite numbers, first at {first}"]
+
+
+def _map_names(folder: Path, images: list[Path]) -> Callable[[str], Path]:
+    """Where the map of a picture goes: never two to one file, and never among the pictures themselves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in images:
+        if path.resolve() == folder.resolve():
+            raise ValueError(
+                f"--map {folder} is a folder of pictures, where the maps would be taken for some; name another"
+            )
+    taken = {path.resolve() for path in images}
+
+    def place(name: str) -> Path:
+        in_file = re.fullmatch(r"(.*)\.\w+\[(\d+)\]", Path(name).name)  # of HDF5
+        stem, number = f"{in_file[1]}_{in_file[2]}" if in_file else Path(name).stem, 1
+        path = folder / f"{stem}_map.png"
+        while path.resolve() in taken:
+            number += 1
+            path = folder / f"{stem}_map_{number}.png"
+        taken.add(path.resolve())
+        return path
+
+    return place
+
+
+def _draw(path: Path, picture: np.ndarray, probabilities: np.ndarray, windows: Windows, name: str) -> None:
+    from equilib.figures import png, tumour_map
+
+    # A name is no formula, and may hold bytes that no font has.
+    title = Path(name).name.encode(errors="backslashreplace").decode().replace("$", r"\$")
+    with written_whole(path) as temporary:
+        temporary.write_bytes(png(tumour_map(picture, probabilities, windows, title=title), dpi=150))
