@@ -85,6 +85,8 @@ def explain(error: Exception) -> tuple[str, int]:
         advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE and "; " not in error.strerror else ""
         return place + error.strerror + advice, FAILED
     if isinstance(error, ImportError):
+        if "pip install" in text:  # of an extra, which says so itself
+            return text, FAILED
         return f"{text}; install the project again with all that it needs (pip install .)", FAILED
     if isinstance(error, (ValueError, OSError, FloatingPointError, PatchFileError)):
         return text, FAILED

@@ -58,9 +58,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
     )
 
-    quantize = command("quantize", "make an INT8 ONNX model of a trained network, without data")
+    quantize = command("quantize", "make an INT8 model of a trained network, without data")
     quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
-    quantize.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file")
+    quantize.add_argument("-o", "--output", type=Path, required=True, help="the file: .onnx, or .pte for ExecuTorch")
     quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
     add_options(quantize, deploy, RECIPE)
     add_options(quantize, Scheme, SCHEME)
