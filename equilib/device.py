@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import platform
 import tempfile
 import warnings
 from collections import Counter
@@ -24,7 +23,7 @@ from equilib import self_test
 from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
 from equilib.layouts import architecture, prepared
-from equilib.results import has_vnni, written_whole
+from equilib.results import has_vnni, processor, written_whole
 from equilib.self_test import SelfTest
 
 
@@ -281,9 +280,8 @@ def _check_answers(running, path: Path, text: str) -> None:
     except Exception as broken:
         raise ValueError(f"{path} is damaged: {broken}; export it again") from broken
     if not error <= expected.tolerance:
-        machine = platform.processor() or platform.machine()
         raise ValueError(
-            f"{path} gives wrong answers on this machine ({machine}, {'with' if has_vnni() else 'without'} VNNI, onnxruntime "
+            f"{path} gives wrong answers on this machine ({processor()}, {'with' if has_vnni() else 'without'} VNNI, onnxruntime "
             f"{onnxruntime.__version__}): its self-test is off by {error:.2g} where {expected.tolerance:.2g} is allowed; "
             "export it again with --weight-bits 7, or use another version of onnxruntime or the FP32 model"
         )
