@@ -57,9 +57,11 @@ site: $(STAMP)
 repository: $(STAMP)
 	$(BIN)/python -m equilib.notebooks repository $(URL)
 
-# Speed and memory, side by side; takes half an hour, and wants a quiet machine.
+# Speed and memory, side by side, then every runtime; takes an hour and more, and wants a quiet machine.
+# RUNTIMES_OPTIONS="--data FOLDER --arm FOLDER": real patches, and Arm under emulation.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/speed.py measure
+	$(BIN)/python benchmarks/runtimes.py measure $(RUNTIMES_OPTIONS)
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.
