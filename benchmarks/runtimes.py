@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -154,12 +155,15 @@ def answers(runtime: str, path: Path, patches: Path, arm_folder: Path) -> tuple[
         return np.load(output), json.loads(printed[-1])["peak_mib"] if printed else None
 
 
-def measure_answers(results: dict, names: Sequence[str], runtimes: Sequence[str], setting: Setting) -> Iterator[str]:
-    """Bits, differences of logits, sizes and memory; gives each runtime when it is done.
+Rows = dict[str, dict[str, dict]]  # figures by network and precision
+
+
+def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Setting) -> Iterator[tuple[str, Rows]]:
+    """Bits, differences of logits, sizes and memory: each runtime with its rows, when it is done.
 
     onnxruntime is asked first, since the others are compared with it.
     """
-    references = {}
+    references: dict[tuple, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         folders = {}
         for limit in {limit_of(runtime, precision, setting.limit) for runtime in NAMES for precision in PRECISIONS}:
@@ -167,79 +171,92 @@ def measure_answers(results: dict, names: Sequence[str], runtimes: Sequence[str]
             folders[limit].mkdir()
             write_patches(folders[limit], setting.data, limit)
         for runtime in dict.fromkeys(("onnxruntime", *runtimes)):
+            rows: Rows = {name: {} for name in names}
             for name, precision in product(names, PRECISIONS):
                 started = time.perf_counter()
                 path = file_of(name, precision, runtime, setting.files)
                 patches = folders[limit_of(runtime, precision, setting.limit)]
                 logits, peak = answers(runtime, path, patches, setting.arm)
                 reference = references.setdefault((name, precision), logits[0])
-                row_of(results, name, runtime, precision).update(
-                    {
-                        "bytes": path.stat().st_size,
-                        "peak_mib": peak and round(peak, 1),
-                        "difference": float(np.abs(logits[0] - reference[: logits.shape[1]]).max()),
-                        "identical": float((logits == logits[:1]).all((0, 2)).mean()),
-                        "patches": logits.shape[1],
-                    }
-                )
+                rows[name][precision] = {
+                    "bytes": path.stat().st_size,
+                    "peak_mib": peak and round(peak, 1),
+                    "difference": float(np.abs(logits[0] - reference[: logits.shape[1]]).max()),
+                    "identical": float((logits == logits[:1]).all((0, 2)).mean()),
+                    "patches": logits.shape[1],
+                }
                 print(f"answers, {runtime}, {name}, {precision}: {time.perf_counter() - started:.0f} s", flush=True)
-            yield runtime
+            yield runtime, rows
 
 
-def measure_latency(results: dict, names: Sequence[str], runtimes: Sequence[str], setting: Setting) -> Iterator[str]:
+def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Setting) -> Iterator[tuple[str, Rows]]:
     """Milliseconds a batch on one thread: medians of processor time; in WebAssembly, which knows none, of time that passes.
 
-    Gives each runtime when it is done.
+    Gives each runtime with its rows, when it is done.
     """
     by_python = [runtime for runtime in runtimes if runtime in BY_PYTHON]
     models = {
-        (name, runtime, precision): load(runtime, file_of(name, precision, runtime, setting.files))
-        for name, precision, runtime in product(names, PRECISIONS, by_python)
+        (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
+        for runtime, name, precision in product(by_python, names, PRECISIONS)
     }
+    found: dict[tuple, dict[str, float]] = {key: {} for key in models}
     for batch, (calls, rounds) in CALLS.items():
         images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         cases = {key: partial(model, images) for key, model in models.items()}
         rounds, calls = (1, 1) if setting.quick else (rounds, calls)
         for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time).items():
-            row_of(results, *key).setdefault("milliseconds", {})[str(batch)] = round(1000 * seconds, 3)
-    yield from by_python
+            found[key][str(batch)] = round(1000 * seconds, 3)
+    for runtime in by_python:
+        yield runtime, {name: {p: {"milliseconds": found[runtime, name, p]} for p in PRECISIONS} for name in names}
     calls = {batch: 1 if setting.quick else 2 * rounds for batch, (_, rounds) in CALLS.items()}
     for runtime in (runtime for runtime in runtimes if runtime in wasm.PLACES):
+        rows: Rows = {name: {} for name in names}
         for name, precision in product(names, PRECISIONS):
-            found = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
-            row_of(results, name, runtime, precision)["milliseconds"] = {key: round(ms, 2) for key, ms in found.items()}
-        yield runtime
-
-
-def row_of(results: dict, name: str, runtime: str, precision: str) -> dict:
-    """The figures of a network in a runtime."""
-    rows = results["networks"].setdefault(name, {"title": describe(name)["title"], "runtimes": {}})["runtimes"]
-    return rows.setdefault(runtime, {}).setdefault(precision, {})
+            times = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
+            rows[name][precision] = {"milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}}
+        yield runtime, rows
 
 
 PARTS = {"answers": measure_answers, "latency": measure_latency}
 
 
-def measure(parts: Iterable[str], runtimes: Sequence[str], setting: Setting, saved: dict) -> Iterator[dict]:
-    """The saved figures, with these parts of these runtimes measured anew: given after each runtime, so that none is lost."""
-    torch.set_num_threads(1)
+def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, setting: Setting) -> dict:
+    """The saved figures with those of one part of one runtime anew; networks that ship no longer go."""
+    results = {"data": "", "measured": {}, "networks": {}} | deepcopy(saved)
     names = network_names()
-    names = names[:1] if setting.quick else names
-    results = {"data": "", "measured": {}, "networks": {}} | saved
-    results["networks"] = {name: results["networks"][name] for name in names if name in results["networks"]}
-    there = [name for name in runtimes if missing(name, setting.arm) is None]
-    for part in parts:
-        if part == "answers":
-            results["data"] = describe_data(setting)
-        for runtime in PARTS[part](results, names, there, setting):
+    results["networks"] = {name: results["networks"].get(name, {"runtimes": {}}) for name in names}
+    for name, network in results["networks"].items():
+        network["title"] = describe(name)["title"]
+        for precision, figures in rows.get(name, {}).items():
+            network["runtimes"].setdefault(runtime, {}).setdefault(precision, {}).update(figures)
+    results["measured"].setdefault(part, {})[runtime] = {"runtime": runtime_version(runtime)} | machine
+    if part == "answers":
+        results["data"] = describe_data(setting)
+    known = set().union(*(network["runtimes"] for network in results["networks"].values()))
+    ways = {name: missing(name, setting.arm) or "not measured yet" for name in NAMES if name not in known}
+    return results | {"missing": ways}
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure, and save after each runtime, so that none is lost; what another run saved meanwhile stays."""
+    torch.set_num_threads(1)
+    options.files.mkdir(parents=True, exist_ok=True)
+    data = options.data or ensure_dataset(current_budget().sizes)
+    limit = 8 if options.quick else options.patches
+    setting = Setting(options.files, data, limit, options.arm, options.quick, synthetic=options.data is None)
+    names = network_names()[: 1 if options.quick else None]
+    there = [name for name in options.runtimes if missing(name, setting.arm) is None]
+    results: dict = {}
+    for part in options.only:
+        for runtime, rows in PARTS[part](names, there, setting):
             here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
-            results["measured"].setdefault(part, {})[runtime] = {"runtime": runtime_version(runtime)} | here
-            ways = {name: missing(name, setting.arm) for name in NAMES if not _has_figures(results, name)}
-            yield results | {"missing": {name: way or "measure it" for name, way in ways.items()}}
-
-
-def _has_figures(results: dict, runtime: str) -> bool:
-    return any(runtime in network["runtimes"] for network in results["networks"].values())
+            if not options.quick:
+                results = read_results(SAVED) if SAVED.exists() else {}
+            results = with_rows(results, part, runtime, rows, here, setting)
+            if not options.quick:
+                write_json(SAVED, results)
+    if options.quick:
+        print(tables(results))
 
 
 def main() -> None:
@@ -258,16 +275,8 @@ def main() -> None:
     command.add_argument("--quick", action="store_true", help="one network, each once, eight patches; nothing is saved")
     options = parser.parse_args()
     if options.command == "measure":
-        data = options.data or ensure_dataset(current_budget().sizes)
-        options.files.mkdir(parents=True, exist_ok=True)
-        limit = 8 if options.quick else options.patches
-        setting = Setting(options.files, data, limit, options.arm, options.quick, synthetic=options.data is None)
-        saved = read_results(SAVED) if SAVED.exists() and not options.quick else {}
-        for results in measure(options.only, options.runtimes, setting, saved):
-            if not options.quick:
-                write_json(SAVED, results)
+        measure(options)
         if options.quick:
-            print(tables(results))
             return
     marks.write("make bench: runtimes", tables(read_results(SAVED)), README)
 

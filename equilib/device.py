@@ -22,7 +22,7 @@ from torch import fx, nn
 from equilib import self_test
 from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
-from equilib.layouts import architecture, prepared
+from equilib.layouts import Layout, architecture, prepared
 from equilib.results import has_vnni, processor, written_whole
 from equilib.self_test import SelfTest
 
@@ -226,10 +226,13 @@ def _store_integers(model) -> None:
         graph.initializer.remove(tensor)
 
 
-def session(path: str | Path, *, threads: int = 1):
+def session(path: str | Path, *, threads: int = 1, layout: Layout | None = None):
     """An onnxruntime session on the CPU, in the layout that suits the machine (:mod:`equilib.layouts`).
 
     It exists after the file's self-test, if the file carries one.
+
+    Args:
+        layout: another one than was measured to be fastest, to compare.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -239,7 +242,7 @@ def session(path: str | Path, *, threads: int = 1):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write it with equilib.device.export_onnx")
-    running = _open(path, threads)
+    running = _open(path, threads, layout)
     inputs = running.get_inputs()
     known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)
     # A file of another origin is a classifier of colour pictures; one of ours says itself what it takes.
@@ -250,7 +253,7 @@ def session(path: str | Path, *, threads: int = 1):
     return running
 
 
-def _open(path: Path, threads: int):
+def _open(path: Path, threads: int, layout: Layout | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -261,7 +264,7 @@ def _open(path: Path, threads: int):
     if architecture() == "x86_64" and not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(prepared(path, layout=layout), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
 
