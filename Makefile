@@ -13,6 +13,8 @@ FAST := fields filters grids house int8 layers pcam results study tissue variant
 .PHONY: lab lint check test mutation notebooks student site demo repository bench clean
 .DELETE_ON_ERROR:
 
+# Notebooks train, too: the allocator's settings of equilib/cli/allocator.py, unless others are set.
+lab: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
 lab: $(STAMP)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
