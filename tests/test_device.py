@@ -147,4 +147,4 @@ def test_the_figure_holds_every_point_by_network_runtime_and_precision():
 
 def test_networks_that_could_not_be_told_apart_are_refused():
     with pytest.raises(ValueError, match="told apart"):
-        figures.accuracy_against_latency([point(str(n), "x", "INT8", 1) for n in range(7)], title="too many")
+        figures.accuracy_against_latency([point(str(n), "x", "INT8", 1) for n in range(9)], title="too many")

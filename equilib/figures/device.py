@@ -59,6 +59,7 @@ class Measured:
     error: float
 
 
+NETWORK_COLOURS = (*(style["color"] for style in SERIES), "#000000", "#999999")
 RUNTIME_MARKERS = ("o", "s", "^", "D", "P", "X", "v", "*")
 
 
@@ -72,9 +73,11 @@ def accuracy_against_latency(points: Sequence[Measured], *, title: str) -> Figur
     """
     networks = list(dict.fromkeys(point.network for point in points))
     runtimes = list(dict.fromkeys(point.runtime for point in points))
-    if len(networks) > len(SERIES) or len(runtimes) > len(RUNTIME_MARKERS):
-        raise ValueError(f"at most {len(SERIES)} networks and {len(RUNTIME_MARKERS)} runtimes can be told apart")
-    colours = {name: style["color"] for name, style in zip(networks, SERIES)}
+    if len(networks) > len(NETWORK_COLOURS) or len(runtimes) > len(RUNTIME_MARKERS):
+        raise ValueError(
+            f"at most {len(NETWORK_COLOURS)} networks and {len(RUNTIME_MARKERS)} runtimes can be told apart"
+        )
+    colours = dict(zip(networks, NETWORK_COLOURS))
     markers = dict(zip(runtimes, RUNTIME_MARKERS))
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     ax = figure.subplots()
