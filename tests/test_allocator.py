@@ -67,3 +67,8 @@ def test_the_command_that_trains_is_the_tuned_one(tmp_path, given):
     assert done.returncode == 1 and done.stderr.startswith("equilib: "), done.stderr
     starts = (tmp_path / "starts").read_text().splitlines()
     assert starts == (["none", allocator.TUNABLES] if given is None else [given])
+
+
+def test_the_lab_has_the_same_settings():
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if allocator.VARIABLE in line]
+    assert line == f"lab: export {allocator.VARIABLE} ?= {allocator.TUNABLES}"
