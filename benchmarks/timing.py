@@ -20,8 +20,8 @@ def interleaved(cases: dict, repeats: int, *, calls: int = 1, clock=time.perf_co
     """
     seconds = {name: [] for name in cases}
     for round_number in range(repeats + 1):
+        gc.collect()  # between rounds: with many networks in memory it takes longer than a call
         for name, run in cases.items():
-            gc.collect()
             start = clock()
             for _ in range(calls):
                 run()
