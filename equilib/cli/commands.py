@@ -47,21 +47,22 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Write the ONNX file of a checkpoint."""
-    from equilib import deploy, device, int8
+    """Write the ONNX file or the ExecuTorch program of a checkpoint."""
+    from equilib import deploy, int8
     from equilib.mobilenet import exported
     from equilib.runs import load_network
 
     output = writable_target(options.output)
     if output.exists() and options.checkpoint.exists() and output.samefile(options.checkpoint):
         raise ValueError(f"{output} is the checkpoint itself, which would be lost; name another file with -o")
+    write = deploy.writer(output)
     recipe, scheme = given(options, RECIPE), given(options, SCHEME)
     network, _ = load_network(options.checkpoint)
     if options.fp32:
         if recipe or scheme:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in (*recipe, *scheme))
             raise ValueError(f"--fp32 rounds nothing, so it does not go with {named}")
-        path, steps = device.export_onnx(exported(network), output, network.config.input_size), ("FP32",)
+        path, steps = write(exported(network), output, network.config.input_size), ("FP32",)
     else:
         made = deploy.deploy(network, output, **recipe, scheme=int8.Scheme(**scheme))
         path, steps = made.onnx, made.steps

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from equilib import __version__
 from equilib.budget import BUDGETS
+from equilib.cli.allocator import VARIABLE
 from equilib.cli.options import add_options, count, whole
 from equilib.deploy import deploy
 from equilib.int8 import Scheme
@@ -59,9 +60,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
     )
 
-    quantize = command("quantize", "make an INT8 ONNX model of a trained network, without data")
+    quantize = command("quantize", "make an INT8 model of a trained network, without data")
     quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
-    quantize.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file")
+    quantize.add_argument("-o", "--output", type=Path, required=True, help="the file: .onnx, or .pte for ExecuTorch")
     quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
     add_options(quantize, deploy, RECIPE)
     add_options(quantize, Scheme, SCHEME)
@@ -106,7 +107,11 @@ def _training_options() -> argparse.ArgumentParser:
     )
     add_options(shared.add_argument_group("network"), MobileNetConfig, NETWORK)
     add_options(shared.add_argument_group("training"), TrainConfig, TRAINING)
-    machine = shared.add_argument_group("machine (options of lightning.Trainer; their defaults are its own)")
+    machine = shared.add_argument_group(
+        "machine (options of lightning.Trainer; their defaults are its own)",
+        f"On Linux with glibc training starts anew with {VARIABLE} set, which makes a step on a CPU faster; set it yourself, "
+        "to nothing too, and it is left alone.",
+    )
     machine.add_argument("--accelerator", default=argparse.SUPPRESS, help="cpu, gpu, …")
     machine.add_argument("--devices", type=_devices, default=argparse.SUPPRESS, help="how many, or which")
     machine.add_argument("--num-nodes", type=count, default=argparse.SUPPRESS)
