@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from equilib.mobilenet import MobileNetConfig
+from equilib.runs import ARCHITECTURES
 from equilib.training import TrainConfig
 from equilib.variant import ANY_ANGLE, DEFAULT_DIVISOR, Variant
 
@@ -53,7 +53,7 @@ def train_config(variant: Variant, data: str, patches: int, epochs: int, seed: i
     """What all runs share: the validation patches and the batch size."""
     return TrainConfig(
         variant.kind,
-        MobileNetConfig(**variant.architecture),
+        ARCHITECTURES[variant.family](**variant.architecture),
         data=data,
         train_limit=patches,
         valid_limit=VALID_PATCHES,
