@@ -190,7 +190,8 @@ def tie_rotated_copies(network: nn.Module) -> None:
     """Make weights and biases that are rotated copies of each other equal to the bit, in place.
 
     Copies that differ by 1e-7 can be rounded to different integers; then the INT8 network is invariant no more.  Only
-    quarter turns, and the reflections of a group that has them, are tied (:class:`equilib.plain.QuarterTurn`), never rotations that interpolate.
+    quarter turns, and the reflections of a group that has them, are tied (:class:`equilib.plain.QuarterTurn`), never
+    rotations that interpolate.
 
     Raises:
         ValueError: a layer whose weights are no rotated copies, by name.

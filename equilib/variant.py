@@ -26,7 +26,7 @@ ANY_ANGLE = "any angle"
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """A network of :mod:`equilib.mobilenet` or :mod:`equilib.densenet` and how it was trained, apart from patches, epochs, seed.
+    """A network of either family and how it was trained, apart from patches, epochs and seed.
 
     Attributes:
         kind: one of :data:`KINDS`.
@@ -62,7 +62,7 @@ class Variant:
         cls, kind: str, growth: int, group: str = DENSENET_GROUP, *, recipe: str = "", band_limit: bool = False
     ) -> Variant:
         """A DenseNet: its width has no multiplier."""
-        return cls(kind, group, "strict", recipe, 1.0, DEFAULT_DIVISOR, band_limit, "densenet", growth)
+        return cls(kind, group, recipe=recipe, width=1.0, band_limit=band_limit, family="densenet", growth=growth)
 
     @classmethod
     def of(cls, config: Mapping) -> Variant:

@@ -1,20 +1,25 @@
 """The DenseNet on its way to INT8: split normalizations, one scale for what is concatenated, the same bits in eight poses."""
 
+import csv
+import json
 from itertools import product
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from conftest import randomize
 from torch import nn
 
 from equilib import device, dfq, int8, ranges
+from equilib.__main__ import main
 from equilib.bias_correction import clipped_gaussian
 from equilib.densenet import DenseNetConfig, EquivariantDenseNet
 from equilib.deploy import deploy
 from equilib.equivariance import run_model
 from equilib.graph import activations
 from equilib.mobilenet import estimate_statistics
-from equilib.pcam import input_range
+from equilib.pcam import input_range, split_path
 from equilib.plain import Crop, DenseBlock, facts
 
 RANGE = (-2.0, 3.0)
@@ -226,3 +231,44 @@ def test_means_of_a_concatenation_are_those_of_its_parts():
 
 def _conv_norm(inputs, outputs):
     return nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)
+
+
+@pytest.mark.slow
+def test_from_patches_by_the_command_to_the_same_probabilities_in_eight_poses(tmp_path, capsys):
+    """Train one epoch, quantize the checkpoint, classify patches and all their poses: 96 pixels all the way."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 32), ("valid", 16), ("test", 16)):
+        labels = np.arange(n) % 2
+        noise = 128 + rng.normal(size=(n, 96, 96, 3)) * np.where(labels, 60, 20)[:, None, None, None]
+        for key, values in (("x", noise.clip(0, 255)), ("y", labels.reshape(-1, 1, 1, 1))):
+            with h5py.File(split_path(tmp_path, split, key), "w") as file:
+                file[key] = values.astype(np.uint8)
+    words = ["--family", "densenet", "--growth", "8", "--epochs", "1", "--batch-size", "8", "--recalibrate", "32"]
+    run, model = tmp_path / "run", tmp_path / "int8.onnx"
+    asked = [
+        "train",
+        "equivariant",
+        "--data",
+        tmp_path,
+        "--folder",
+        run,
+        *words,
+        "--accelerator",
+        "cpu",
+        "--no-progress",
+    ]
+    assert main(list(map(str, asked))) == 0
+    assert json.loads((run / "config.json").read_text())["network"]["family"] == "densenet"
+    assert main(["quantize", str(run / "best.ckpt"), "-o", str(model)]) == 0
+    assert "10 pairs equalized" in capsys.readouterr().out
+    assert device.session(model).get_inputs()[0].shape[1:] == [3, 96, 96]
+    with h5py.File(split_path(tmp_path, "test", "x")) as file:
+        patches = file["x"][:2]
+    with h5py.File(tmp_path / "poses.h5", "w") as file:
+        mirrored = np.concatenate((patches, patches[:, :, ::-1]))
+        file["x"] = np.concatenate([np.rot90(mirrored, turns, (1, 2)) for turns in range(4)])
+    capsys.readouterr()
+    assert main(["predict", str(model), str(tmp_path / "poses.h5")]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    answers = [[row["probability_of_tumour"] for row in rows[start::2]] for start in range(2)]
+    assert len(rows) == 16 and all(len(set(poses)) == 1 for poses in answers)

@@ -99,7 +99,8 @@ def _training_options() -> argparse.ArgumentParser:
         "--family",
         choices=FAMILIES,
         default=DEFAULT_FAMILY,
-        help=f"of architectures (default {DEFAULT_FAMILY}); a densenet has a group, a band limit, an input size, dropout and a growth",
+        help=f"of architectures (default {DEFAULT_FAMILY}); of the options below, a densenet has --group, --band-limit, "
+        "--input-size, --dropout and --growth",
     )
     add_options(network, MobileNetConfig, NETWORK)
     add_options(network, DenseNetConfig, DENSENET)
