@@ -11,14 +11,17 @@ from equilib import __version__
 from equilib.budget import BUDGETS
 from equilib.cli.allocator import VARIABLE
 from equilib.cli.options import add_options, count, whole
+from equilib.densenet import DenseNetConfig
 from equilib.deploy import deploy
 from equilib.int8 import Scheme
 from equilib.mobilenet import MobileNetConfig
 from equilib.pcam import LABEL_WINDOW
 from equilib.runs import TrainConfig
+from equilib.variant import DEFAULT_FAMILY, FAMILIES
 
 # Not options: PCam has two classes, and the other three have an argument of their own.
 NETWORK = tuple(value.name for value in fields(MobileNetConfig) if value.name != "classes")
+DENSENET = ("growth",)  # what else a DenseNet has
 TRAINING = tuple(value.name for value in fields(TrainConfig) if value.name not in ("kind", "network", "data"))
 RECIPE = tuple(name for name in signature(deploy).parameters if name not in ("network", "path", "scheme"))
 # The other values of a scheme are for simulation: no integer kernel has them.
@@ -105,7 +108,16 @@ def _training_options() -> argparse.ArgumentParser:
         choices=tuple(BUDGETS),
         help=f"values to start from, before the options that are given ({presets.replace('_', ' ')})",
     )
-    add_options(shared.add_argument_group("network"), MobileNetConfig, NETWORK)
+    network = shared.add_argument_group("network (defaults are MobileNetV2's; a DenseNet has its own)")
+    network.add_argument(
+        "--family",
+        choices=FAMILIES,
+        default=DEFAULT_FAMILY,
+        help=f"of architectures (default {DEFAULT_FAMILY}); of the options below, a densenet has --group, --band-limit, "
+        "--input-size, --dropout and --growth",
+    )
+    add_options(network, MobileNetConfig, NETWORK)
+    add_options(network, DenseNetConfig, DENSENET)
     add_options(shared.add_argument_group("training"), TrainConfig, TRAINING)
     machine = shared.add_argument_group(
         "machine (options of lightning.Trainer; their defaults are its own)",
