@@ -174,7 +174,7 @@ def test_a_tensor_in_two_concatenations_joins_them():
 
 
 def test_means_are_integer_sums(model, images):
-    """Each rounded mean is one of the four values' sum over four: no other number appears behind the pooling."""
+    """The sum of four integers, each weighted by the same integer: exact, whatever the order of the pixels."""
     pools = [module for module in model.simulated.modules() if isinstance(module, int8.QuantizedMean)]
     assert len(pools) == 4
     scale = 0.03125
