@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from equilib import study
+from equilib.mobilenet import MobileNetConfig
 from equilib.runs import ARCHITECTURES, TrainConfig
 from equilib.variant import ANY_ANGLE, Variant
 
