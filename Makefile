@@ -13,6 +13,8 @@ FAST := fields filters grids house int8 layers pcam results study tissue variant
 .PHONY: lab lint check test mutation notebooks student site demo repository bench clean
 .DELETE_ON_ERROR:
 
+# Notebooks train, too: the allocator's settings of equilib/cli/allocator.py, unless others are set.
+lab: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 # Containers often have no other user than root, whom Jupyter refuses unless told otherwise.
 lab: $(STAMP)
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
@@ -57,9 +59,11 @@ site: $(STAMP)
 repository: $(STAMP)
 	$(BIN)/python -m equilib.notebooks repository $(URL)
 
-# Speed and memory, side by side; takes half an hour, and wants a quiet machine.
+# Speed and memory, side by side, then every runtime; takes an hour and more, and wants a quiet machine.
+# RUNTIMES_OPTIONS="--data FOLDER --arm FOLDER": real patches, and Arm under emulation.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/speed.py measure
+	$(BIN)/python benchmarks/runtimes.py measure $(RUNTIMES_OPTIONS)
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.

@@ -9,7 +9,17 @@ from torch import nn
 from equilib.layers import FieldBatchNorm, FieldReLU, FieldSequence, SteerableConv
 from equilib.mobilenet import MobileNetConfig, build
 
-VARIANTS = ("conventional", "equilib", "e2cnn, strict", "e2cnn, field-wise")
+# Name: kind, depthwise layer.  "Grouped" are convolutions in groups of |G| channels: what field-wise layers are once
+# exported, with nothing shared.
+OURS = {
+    "conventional": ("conventional", "strict"),
+    "conventional, grouped": ("conventional", "grouped"),
+    "strict": ("equivariant", "strict"),
+    "field-wise": ("equivariant", "fieldwise"),
+}
+THEIRS = {"e2cnn, strict": ("equivariant", "strict"), "e2cnn, field-wise": ("equivariant", "fieldwise")}
+VARIANTS = (*OURS, *THEIRS)
+DIVISOR = 24  # of channels: all networks have the same, with C4 and with C12
 
 
 def network(variant: str, width: float, group: str) -> nn.Module:
@@ -17,13 +27,10 @@ def network(variant: str, width: float, group: str) -> nn.Module:
 
     e2cnn has no strict depthwise convolution, so "e2cnn, strict" borrows ours; all else in it is e2cnn's.
     """
-    depthwise = "fieldwise" if variant == "e2cnn, field-wise" else "strict"
-    config = MobileNetConfig(width=width, group=group, depthwise=depthwise)
+    kind, depthwise = (OURS | THEIRS)[variant]
     torch.manual_seed(0)
-    if variant == "conventional":
-        return build("conventional", config)
-    result = build("equivariant", config)
-    if variant.startswith("e2cnn"):
+    result = build(kind, MobileNetConfig(width=width, group=group, divisor=DIVISOR, depthwise=depthwise))
+    if variant in THEIRS:
         result.features = _with_e2cnn(result.features)
         result.to(memory_format=torch.contiguous_format)
     return result

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from training_step import BATCH
 
-from equilib.mobilenet import KINDS
 from equilib.results import markdown_table
 
 
@@ -45,24 +44,29 @@ def data_table(results: dict) -> str:
     )
 
 
-def latency_table(results: dict) -> str:
-    """Milliseconds a batch in onnxruntime and megabytes a file, FP32 and INT8."""
-    return markdown_table(
-        [
-            {"FP32 → INT8, one thread": f"{row['group']}, width {row['width']}, batch {size}"}
-            | {
-                kind: "{:.2f} → {:.2f} ms".format(*(latency[f"{kind}, {name}"] for name in ("FP32", "INT8")))
-                for kind in KINDS
-            }
-            | {
-                "file, equivariant": "{:.2f} → {:.2f} MB".format(
-                    *(row["size_mb"][f"equivariant, {name}"] for name in ("FP32", "INT8"))
-                )
-            }
-            for row in results["deployment"]
-            for size, latency in row["latency_ms"].items()
-        ]
-    )
+def latency_table(results: dict, *, widths: Collection[float] | None = None) -> str:
+    """Milliseconds a batch in onnxruntime, FP32 and INT8; the size of the files in the last row of a network's setting.
+
+    Args:
+        widths: of which networks; by default of all.
+    """
+    rows = []
+    for row in results["deployment"]:
+        if widths is not None and row["width"] not in widths:
+            continue
+        networks = list(dict.fromkeys(name.rpartition(", ")[0] for name in row["size_mb"]))
+        setting = f"{row['group']}, width {row['width']}"
+        for size, latency in row["latency_ms"].items():
+            cells = {name: _both(latency, name) for name in networks}
+            rows.append({"FP32 → INT8, one thread": f"{setting}, batch {size}, ms"} | cells)
+        files = {name: _both(row["size_mb"], name) for name in networks}
+        rows.append({"FP32 → INT8, one thread": f"{setting}, file, MB"} | files)
+    return markdown_table(rows)
+
+
+def _both(values: dict[str, float], network: str) -> str:
+    real, integers = (values[f"{network}, {precision}"] for precision in ("FP32", "INT8"))
+    return f"{real:.2f} → {integers:.2f}"
 
 
 def construction_table(results: dict) -> str:

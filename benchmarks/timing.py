@@ -7,18 +7,24 @@ import statistics
 import time
 
 
-def interleaved(cases: dict, repeats: int) -> dict[str, float]:
+def interleaved(cases: dict, repeats: int, *, calls: int = 1, clock=time.perf_counter) -> dict:
     """Median seconds of each callable.
+
+    Args:
+        cases: name to callable.
+        calls: in a row, of which the mean counts: short ones would measure what ran before them.
+        clock: by default the time that passes; ``time.process_time`` is disturbed less by other programs.
 
     Every round runs every case once, so that a slow spell of the machine meets all of them; the first round warms up and
     does not count.
     """
     seconds = {name: [] for name in cases}
     for round_number in range(repeats + 1):
+        gc.collect()  # between rounds: with many networks in memory it takes longer than a call
         for name, run in cases.items():
-            gc.collect()
-            start = time.perf_counter()
-            run()
+            start = clock()
+            for _ in range(calls):
+                run()
             if round_number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append((clock() - start) / calls)
     return {name: statistics.median(values) for name, values in seconds.items()}

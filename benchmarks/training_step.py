@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from networks import network
+from networks import THEIRS, network
 
 BATCH = 32
 
 
 def batch(variant: str) -> tuple[torch.Tensor, torch.Tensor]:
-    layout = torch.contiguous_format if variant.startswith("e2cnn") else torch.channels_last
+    layout = torch.contiguous_format if variant in THEIRS else torch.channels_last
     images = torch.randn(BATCH, 3, 95, 95, generator=torch.Generator().manual_seed(0))
     return images.contiguous(memory_format=layout), torch.arange(BATCH) % 2
 

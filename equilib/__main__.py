@@ -8,6 +8,8 @@ import re
 import sys
 import traceback
 
+from equilib.cli.allocator import start_tuned
+
 # 130 and 141: as the shell reports a program that was ended by Ctrl-C or by a reader that closed the pipe.
 FAILED, BUG, INTERRUPTED, PIPE_CLOSED = 1, 70, 130, 141
 ADVICE = {
@@ -23,8 +25,11 @@ ADVICE = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    is_process = arguments is None  # and no call from a program, which must not be replaced
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if is_process:
+            start_tuned(arguments)
         return _run(arguments)
     except KeyboardInterrupt:
         trains = {"train", "compare"} & set(arguments)

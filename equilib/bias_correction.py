@@ -9,8 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from equilib.graph import LAYERS, is_flatten, is_relu, module_of, output_shapes, own_copy, source_of, summands
-from equilib.plain import DiscMask, DiscMean, facts
+from equilib.graph import (
+    LAYERS,
+    concatenated,
+    is_flatten,
+    is_relu,
+    module_of,
+    output_shapes,
+    own_copy,
+    source_of,
+    summands,
+)
+from equilib.plain import Crop, DiscMask, DiscMean, facts
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,8 @@ def correct_bias(
 
     With eps = rounded(W) - W, an input of mean E[x] shifts the output by eps E[x], and b <- b - eps E[x].  E[x] comes
     from batch-norm statistics: behind a ReLU it is that of a clipped Gaussian, |gamma| phi(beta / |gamma|) + beta
-    Phi(beta / |gamma|); in a residual sum means and variances add; pooling keeps it.  At a zero-padded border a tap
-    counts only for the share of positions where it lies inside the map.
+    Phi(beta / |gamma|); in a residual sum means and variances add; pooling and cropping keep it; a concatenation has those
+    of its parts.  At a zero-padded border a tap counts only for the share of positions where it lies inside the map.
 
     Args:
         network: folded; equalized and absorbed or not.
@@ -102,6 +112,9 @@ def _moments_behind(network: fx.GraphModule, node: fx.Node, known: dict, shapes:
         both = first.std is not None and second.std is not None
         std = (first.std.square() + second.std.square()).sqrt() if both else None
         return _Moments(first.mean + second.mean, std)
+    parts = concatenated(node)
+    if parts is not None:
+        return _laid_side_by_side([known.get(part.name) for part in parts])
     source = source_of(node)
     moments = None if source is None else known.get(source.name)
     if moments is None:
@@ -117,9 +130,18 @@ def _moments_behind(network: fx.GraphModule, node: fx.Node, known: dict, shapes:
         return _Moments(*(None if m is None else m.repeat_interleave(pixels) for m in (moments.mean, moments.std)))
     if isinstance(module, nn.AvgPool2d) and not takes_means(module):
         return None
-    if isinstance(module, (nn.Identity, nn.Dropout, DiscMask, DiscMean, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+    if isinstance(module, (nn.Identity, nn.Dropout, Crop, DiscMask, DiscMean, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
         return moments
     return None
+
+
+def _laid_side_by_side(parts: list[_Moments | None]) -> _Moments | None:
+    """The moments of a concatenation; None where those of a part are not known channel by channel."""
+    if any(part is None or not part.mean.ndim for part in parts):
+        return None
+    stds = [part.std for part in parts]
+    std = None if any(std is None for std in stds) else torch.cat(stds)
+    return _Moments(torch.cat([part.mean for part in parts]), std)
 
 
 def in_channels(layer: nn.Module) -> int:

@@ -8,6 +8,9 @@ and a linear layer to the classes.  From 96 pixels every grid is exact: 96, 94, 
 
 Here the 2 x 2 mean stands before the 1 x 1 convolution.  Both are linear and one acts on space, the other on channels, so
 the function is the same, for a quarter of the multiply-accumulates.
+
+A normalization here stands before its convolution and reads channels that another one reads too.  How it is folded all
+the same, :mod:`equilib.folding` says; how a concatenation becomes integers, :mod:`equilib.ranges`.
 """
 
 from __future__ import annotations

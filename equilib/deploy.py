@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from equilib import device, dfq, int8
+from equilib import device, dfq, int8, pte
 from equilib.equivariance import run_model
 from equilib.mobilenet import exported
 from equilib.pcam import input_range
@@ -32,7 +32,7 @@ class Deployed:
         absorbed: high biases absorbed.
         corrected: biases corrected; what is quantized.
         simulated: with fake quantizers.
-        onnx: the INT8 model, a file.
+        onnx: the INT8 model, a file; an ExecuTorch program if its name ends in ``.pte``.
         steps: what was done to it, in words.
     """
 
@@ -52,6 +52,23 @@ class Deployed:
         return device.session(self.onnx)
 
 
+def writer(path: str | Path) -> Callable[..., Path]:
+    """What writes a plain network to a file of this name: ``(network, path, input_size)``, quantized or not.
+
+    Raises:
+        ValueError: the name ends in none of ``.onnx`` (onnxruntime, OpenVINO, browsers) and ``.pte`` (ExecuTorch).
+        ModuleNotFoundError: what writes such files is not installed; the message says how to get it.
+    """
+    ending = Path(path).suffix.lower()
+    if ending == ".pte":
+        pte.require()
+        return pte.export_pte
+    if ending != ".onnx":
+        words = f"in {ending}" if ending else "without an ending"
+        raise ValueError(f"{path} ends {words}; name a file that ends in .onnx, or in .pte for ExecuTorch")
+    return device.export_onnx
+
+
 def deploy(
     network: nn.Module,
     path: str | Path,
@@ -62,11 +79,11 @@ def deploy(
     correct: bool = False,
     scheme: int8.Scheme = int8.W8A8,
 ) -> Deployed:
-    """Export, fold, equalize, absorb, quantize (data-free ranges) and write the ONNX file; no step needs data.
+    """Export, fold, equalize, absorb, quantize (data-free ranges) and write the file; no step needs data.
 
     Args:
         network: trained, in evaluation mode.
-        path: of the ONNX file.
+        path: of the file: ONNX, or an ExecuTorch program where it ends in ``.pte`` (:func:`writer`).
         equalize: ranges of weights, across layers (:func:`equilib.dfq.equalize`).
         per_field: equalize with one scale for all channels of a field.
         absorb: high biases into the next layer (:func:`equilib.dfq.absorb_high_bias`).
@@ -74,8 +91,10 @@ def deploy(
         scheme: bits and scales; by default the paper's W8A8, per tensor.
 
     Raises:
-        ValueError: a scheme that cannot be exported (:func:`equilib.device.export_onnx`).
+        ValueError: a scheme that cannot be exported (:func:`equilib.device.export_onnx`), or another ending.
+        ModuleNotFoundError: ExecuTorch is to be written, and is not installed.
     """
+    write = writer(path)
     size = network.config.input_size
     plain = exported(network)
     folded = equalized = dfq.fold_batch_norm(plain)
@@ -94,7 +113,7 @@ def deploy(
         steps.append(f"biases of {len(correction.corrected)} layers corrected")
     simulated = int8.quantize(corrected, input_range(), scheme=scheme)
     steps.append(f"{scheme.weight_bits}-bit weights, {scheme.activation_bits}-bit activations")
-    onnx = device.export_onnx(simulated, path, size)
+    onnx = write(simulated, path, size)
     return Deployed(network, plain, folded, equalized, absorbed, corrected, simulated, onnx, tuple(steps))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import platform
 import tempfile
 import warnings
 from collections import Counter
@@ -23,8 +22,8 @@ from torch import fx, nn
 from equilib import self_test
 from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
-from equilib.layouts import architecture, prepared
-from equilib.results import has_vnni, written_whole
+from equilib.layouts import Layout, architecture, prepared
+from equilib.results import has_vnni, processor, written_whole
 from equilib.self_test import SelfTest
 
 
@@ -227,10 +226,13 @@ def _store_integers(model) -> None:
         graph.initializer.remove(tensor)
 
 
-def session(path: str | Path, *, threads: int = 1):
+def session(path: str | Path, *, threads: int = 1, layout: Layout | None = None):
     """An onnxruntime session on the CPU, in the layout that suits the machine (:mod:`equilib.layouts`).
 
     It exists after the file's self-test, if the file carries one.
+
+    Args:
+        layout: another one than was measured to be fastest, to compare.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -240,7 +242,7 @@ def session(path: str | Path, *, threads: int = 1):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write it with equilib.device.export_onnx")
-    running = _open(path, threads)
+    running = _open(path, threads, layout)
     inputs = running.get_inputs()
     known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)
     # A file of another origin is a classifier of colour pictures; one of ours says itself what it takes.
@@ -251,7 +253,7 @@ def session(path: str | Path, *, threads: int = 1):
     return running
 
 
-def _open(path: Path, threads: int):
+def _open(path: Path, threads: int, layout: Layout | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -262,7 +264,7 @@ def _open(path: Path, threads: int):
     if architecture() == "x86_64" and not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(prepared(path, layout=layout), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
 
@@ -281,9 +283,8 @@ def _check_answers(running, path: Path, text: str) -> None:
     except Exception as broken:
         raise ValueError(f"{path} is damaged: {broken}; export it again") from broken
     if not error <= expected.tolerance:
-        machine = platform.processor() or platform.machine()
         raise ValueError(
-            f"{path} gives wrong answers on this machine ({machine}, {'with' if has_vnni() else 'without'} VNNI, onnxruntime "
+            f"{path} gives wrong answers on this machine ({processor()}, {'with' if has_vnni() else 'without'} VNNI, onnxruntime "
             f"{onnxruntime.__version__}): its self-test is off by {error:.2g} where {expected.tolerance:.2g} is allowed; "
             "export it again with --weight-bits 7, or use another version of onnxruntime or the FP32 model"
         )

@@ -118,6 +118,14 @@ def channel_permutation(group: Group, rotation: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argmax(matrix, axis=1))
 
 
+def mirror_permutation(group: Group) -> tuple[int, ...] | None:
+    """The same for the reflection of left and right (``images.flip(-1)``); None for a group without reflections."""
+    if not group.reflections:
+        return None
+    element = (1, 0) if group.rotations > 1 else 1
+    return tuple(int(i) for i in np.argmax(group.gspace.regular_repr(element), axis=1))
+
+
 def rotate_field(field: Tensor, group: Group | str, rotation: int, *, order: int = 3) -> Tensor:
     """The group's action on regular feature fields: move the pixels **and** permute the channels.
 

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
-from equilib.plain import DiscMask, DiscMean, GroupMax, facts
+from equilib.plain import Crop, DiscMask, DiscMean, GroupMax, facts
 
 LAYERS = (nn.Conv2d, nn.Linear)  # that data-free quantization rescales and rounds
 WEIGHTED = (*LAYERS, nn.Conv1d, nn.Conv3d)  # that batch normalization folds into
@@ -37,7 +37,7 @@ class _Tracer(fx.Tracer):
     """Keeps equilib's own plain layers whole, and layers that inherit all they compute, so that passes recognise them."""
 
     def is_leaf_module(self, module, name):
-        ours = isinstance(module, (DiscMask, DiscMean, GroupMax))
+        ours = isinstance(module, (Crop, DiscMask, DiscMean, GroupMax))
         return ours or super().is_leaf_module(module, name) or computes_as_its_class(module)
 
 
@@ -255,6 +255,16 @@ def summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
     operands = (*node.args, *(node.kwargs[key] for key in ("input", "other") if key in node.kwargs))
     plain = len(operands) == 2 and node.kwargs.get("alpha", 1) == 1
     return operands if plain and all(isinstance(operand, fx.Node) for operand in operands) else None
+
+
+def concatenated(node: fx.Node) -> tuple[fx.Node, ...] | None:
+    """The nodes whose channels a node lays side by side; None for other nodes, and for concatenation along other axes."""
+    if node.op != "call_function" or node.target not in (torch.cat, torch.concat, torch.concatenate):
+        return None
+    given = dict(zip(("tensors", "dim"), node.args)) | dict(node.kwargs)
+    parts = given.get("tensors")
+    plain = given.get("dim", 0) == 1 and isinstance(parts, (tuple, list))
+    return tuple(parts) if plain and all(isinstance(part, fx.Node) for part in parts) else None
 
 
 def activations(network: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:

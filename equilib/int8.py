@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from equilib.graph import LAYERS, activations, is_flatten, is_relu, module_of, own_copy, source_of, summands
+from equilib.bias_correction import takes_means
+from equilib.graph import LAYERS, is_relu, module_of, output_shapes, own_copy, source_of
 from equilib.plain import DiscMask, DiscMean, GroupMax, facts
+from equilib.ranges import SELECTING, Distribution, activation_ranges, calibrated_ranges, is_final, shared_ranges
 
-# In evaluation mode these give values that they were given.
-SELECTING = (GroupMax, nn.MaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
+# Ranges are part of what this module is known for.
+__all__ = ["Distribution", "activation_ranges", "calibrated_ranges"]
 
 
 @dataclass(frozen=True)
@@ -55,151 +57,6 @@ class Scheme:
 
 
 W8A8 = Scheme()  # what the paper calls INT8; it does not say more than the bits
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """What is known of a tensor without data.
-
-    Attributes:
-        low, high: the range to be represented.
-        mean, std: per channel; None where unknown (the input, pooled tensors), when only the range counts.
-    """
-
-    low: float
-    high: float
-    mean: Tensor | None = None
-    std: Tensor | None = None
-
-
-def activation_ranges(
-    network: fx.GraphModule, input_range: tuple[float, float], *, deviations: float = 6.0
-) -> dict[str, Distribution]:
-    """The range of every activation, from batch-norm statistics alone (Nagel et al. 2019, section 4.2.1).
-
-    A convolution's output is taken as Gaussian with mean beta and standard deviation |gamma|; its range spans
-    beta ± 6 |gamma| over all channels, and starts at 0 behind a ReLU.  In a residual sum means and variances add.  The
-    input's range is known.  Masking includes 0; means and maxima stay within the range of what they pool.
-
-    Args:
-        network: folded, and equalized or not.
-        input_range: of the normalised images, see :func:`equilib.pcam.input_range`.
-        deviations: how many standard deviations count.
-
-    Returns:
-        For each node of the graph that is an activation, its distribution.  The logits have none: they stay real.
-
-    Raises:
-        ValueError: a layer without statistics, or an operation with no rule; the message names it and the way out.
-    """
-    known: dict[str, Distribution] = {}
-    for node in network.graph.nodes:
-        if node.op == "output":
-            continue
-        found = Distribution(*input_range) if node.op == "placeholder" else _rule(network, node, known, deviations)
-        if found is not None:
-            if not (np.isfinite(found.low) and np.isfinite(found.high)):
-                raise ValueError(f"the range of {node.target} is {found.low} … {found.high}; was the training stable?")
-            known[node.name] = found
-        elif not _is_final(node):
-            raise ValueError(
-                f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; measure "
-                "ranges on a few images (calibrated_ranges) and pass them to quantize(…, ranges=…)"
-            )
-    return known
-
-
-def _described(network: fx.GraphModule, node: fx.Node) -> str:
-    module = module_of(network, node)
-    return f"{node.target} ({type(module).__name__})" if module is not None else f"{node.name} (a {node.op})"
-
-
-def _is_final(node: fx.Node) -> bool:
-    return all(user.op == "output" for user in node.users)
-
-
-def _gaussian(mean: Tensor, std: Tensor, deviations: float) -> Distribution:
-    return Distribution((mean - deviations * std).min().item(), (mean + deviations * std).max().item(), mean, std)
-
-
-def _rule(network: fx.GraphModule, node: fx.Node, known: dict, deviations: float) -> Distribution | None:
-    """The range of what a node gives, from those of what it reads; None where there is no rule."""
-    operands = summands(node)
-    if operands is not None:
-        both = [known.get(operand.name) for operand in operands]
-        return None if None in both else _add_rule(*both, deviations)
-    module = module_of(network, node)
-    if isinstance(module, LAYERS):
-        stated = facts(module)
-        return None if stated.mean is None else _gaussian(stated.mean, stated.std, deviations)
-    source = source_of(node)
-    source = None if source is None else known.get(source.name)
-    if source is None:
-        return None
-    low, high = source.low, source.high
-    if is_relu(network, node):
-        return Distribution(0.0, max(high, 0.0))
-    if isinstance(module, DiscMask):
-        return Distribution(min(low, 0.0), max(high, 0.0))
-    if isinstance(module, nn.AvgPool2d):
-        return _mean_rule(module, low, high)
-    if isinstance(module, (DiscMean, nn.AdaptiveAvgPool2d, *SELECTING)) or is_flatten(network, node):
-        return Distribution(low, high)
-    return None
-
-
-def _mean_rule(pool: nn.AvgPool2d, low: float, high: float) -> Distribution:
-    """Means stay within the range; zeros may be mixed in at the border, and another divisor stretches it."""
-    if pool.divisor_override is not None:
-        kernel = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
-        low, high = (value * kernel[0] * kernel[1] / pool.divisor_override for value in (low, high))
-    elif pool.padding in (0, (0, 0)):
-        return Distribution(low, high)
-    return Distribution(min(low, 0.0), max(high, 0.0))
-
-
-def _add_rule(a: Distribution, b: Distribution, deviations: float) -> Distribution:
-    if a.mean is None or b.mean is None:
-        return Distribution(a.low + b.low, a.high + b.high)
-    return _gaussian(a.mean + b.mean, (a.std.square() + b.std.square()).sqrt(), deviations)
-
-
-def calibrated_ranges(
-    network: fx.GraphModule, images: Tensor, *, outliers: float = 0.0, batch_size: int = 64
-) -> dict[str, Distribution]:
-    """The range of every activation on calibration patches: what data-free ranges are compared with.
-
-    Args:
-        network: folded, and equalized or not.
-        images: (B, C, H, W), normalised.
-        outliers: share of values to leave out at either end, in each batch; 0 takes the least and the largest.
-
-    Returns:
-        As :func:`activation_ranges`, without means and standard deviations.
-    """
-    if not 0 <= outliers < 0.5:
-        raise ValueError(f"outliers must lie in [0, 0.5), got {outliers}")
-    if len(images) == 0:
-        raise ValueError("images is empty: at least one calibration patch is needed")
-    seen: dict[str, Distribution] = {}
-    for chunk in images.split(batch_size):
-        for name, value in activations(network, chunk).items():
-            if not value.is_floating_point():
-                continue
-            if not torch.isfinite(value).all():
-                raise ValueError(f"{name} gives NaN or infinite values on these images")
-            low, high = _quantiles(value, outliers)
-            before = seen.get(name, Distribution(low, high))
-            seen[name] = Distribution(min(low, before.low), max(high, before.high))
-    return seen
-
-
-def _quantiles(value: Tensor, outliers: float) -> tuple[float, float]:
-    flat = value.flatten()
-    rank = int(outliers * flat.numel())
-    if rank == 0:
-        return flat.min().item(), flat.max().item()
-    return flat.kthvalue(rank + 1).values.item(), flat.kthvalue(flat.numel() - rank).values.item()
 
 
 class FakeQuantize(nn.Module):
@@ -308,11 +165,33 @@ class QuantizedDiscMean(nn.Module):
         return torch.matmul(x.flatten(2), weight).flatten(1)
 
 
+class QuantizedMean(nn.Module):
+    """The mean over k x k pixels as an integer sum: a depthwise convolution whose weights are 64 units each.
+
+    Integer kernels of poolings add real numbers, whose last bit depends on the order of the pixels.  64 makes the unit a
+    power of two for a power of two of pixels, so that means halfway between two levels are found to be that.
+    """
+
+    def __init__(self, pool: nn.AvgPool2d, channels: int):
+        super().__init__()
+        kernel, self.stride = (
+            value if isinstance(value, tuple) else (value, value) for value in (pool.kernel_size, pool.stride)
+        )
+        self.register_buffer("weight", torch.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1])))
+        self.register_buffer("scale", self.weight.max() / 64)
+        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.fake_quantize_per_tensor_affine(self.weight, self.scale, self.zero_point, *W8A8.weight_limits)
+        return nn.functional.conv2d(x, weight, stride=self.stride, groups=len(weight))
+
+
 def tie_rotated_copies(network: nn.Module) -> None:
     """Make weights and biases that are rotated copies of each other equal to the bit, in place.
 
     Copies that differ by 1e-7 can be rounded to different integers; then the INT8 network is invariant no more.  Only
-    quarter turns are tied (:class:`equilib.plain.QuarterTurn`), never rotations that interpolate.
+    quarter turns, and the reflections of a group that has them, are tied (:class:`equilib.plain.QuarterTurn`), never
+    rotations that interpolate.
 
     Raises:
         ValueError: a layer whose weights are no rotated copies, by name.
@@ -339,7 +218,8 @@ def quantize(
     """Insert fake quantizers.
 
     A tensor is rounded once, where an integer kernel would write it: behind a convolution together with its ReLU,
-    behind a residual sum, behind the pooling, and behind the mask of the input.
+    behind a residual sum, behind the pooling, behind the mask of the input, and behind a concatenation, whose parts are
+    rounded on the grid of the whole (:func:`equilib.ranges.shared_ranges`).
 
     Args:
         network: folded (:func:`equilib.dfq.fold_batch_norm`), and equalized or not.
@@ -350,8 +230,10 @@ def quantize(
     Returns:
         A new network that simulates INT8 in floating point.
     """
-    ranges = activation_ranges(network, input_range) if ranges is None else ranges
+    ranges = shared_ranges(network, activation_ranges(network, input_range) if ranges is None else ranges)
     network = own_copy(network)
+    pools = any(isinstance(module, nn.AvgPool2d) for module in network.modules())
+    shapes = output_shapes(network) if pools else {}
     tie_rotated_copies(network)
     quantizers: dict[str, FakeQuantize] = {}
     for node in list(network.graph.nodes):
@@ -364,13 +246,15 @@ def quantize(
             _replace(network, node.target, QuantizedLayer(module, _read_by(node, source, quantizers).scale, scheme))
         if isinstance(module, DiscMean):
             _replace(network, node.target, QuantizedDiscMean(module))
+        if isinstance(module, nn.AvgPool2d) and takes_means(module) and not module.ceil_mode:
+            _replace(network, node.target, QuantizedMean(module, shapes[node.name][1]))
         if isinstance(module, SELECTING) and source.name in quantizers:
             # Selecting among rounded values gives rounded values; kernels for what follows a maximum over the group want
             # to read integers again.
             quantizer = quantizers[node.name] = quantizers[source.name]
             if not isinstance(module, GroupMax):
                 continue
-        elif node.name not in ranges or _is_final(node) or _joins_what_follows(network, node):
+        elif node.name not in ranges or is_final(node) or _joins_what_follows(network, node):
             continue
         else:
             quantizer = _quantizer(node, ranges[node.name], scheme)

@@ -17,7 +17,7 @@ from e2cnn.nn import EquivariantModule, FieldType, GeometricTensor
 from torch import Tensor, nn
 
 from equilib.field_norm import NormalizeFields
-from equilib.fields import Group, channel_permutation
+from equilib.fields import Group, channel_permutation, mirror_permutation
 from equilib.filters import pixel_basis, steerable_basis
 from equilib.plain import Crop, DenseBlock, QuarterTurn, Residual, blurred, note
 from equilib.variant import STEERABLE_DEPTHWISE
@@ -142,7 +142,8 @@ def _quarter_turn(group: Group, *, inputs: bool, outputs: bool) -> QuarterTurn |
     """None where the group holds neither 90 nor 180 degrees."""
     for parts in (4, 2):
         if group.rotations % parts == 0:
-            return QuarterTurn(360 // parts, channel_permutation(group, group.rotations // parts), inputs, outputs)
+            source = channel_permutation(group, group.rotations // parts)
+            return QuarterTurn(360 // parts, source, inputs, outputs, mirror_permutation(group))
     return None
 
 

@@ -62,8 +62,10 @@ def measured_layout(precision: str, runtime: str = "onnxruntime", machine: str |
     return MEASURED.get((machine or architecture(), runtime), {}).get(precision, AS_WRITTEN)
 
 
-def prepared(path: str | Path, runtime: str = "onnxruntime") -> str | bytes:
-    """What to give to a runtime for an ONNX file: the network in the layout that suits this machine, or the path.
+def prepared(path: str | Path, runtime: str = "onnxruntime", layout: Layout | None = None) -> str | bytes:
+    """What to give to a runtime for an ONNX file: the network in this layout, by default the one that suits this machine.
+
+    It is the path itself where nothing is to be rewritten.
 
     It is rewritten when a session is made, not when the file is written: that takes 10 ms beside the session's own 20,
     while the file would be three times as large, and for one kind of processor.
@@ -78,7 +80,7 @@ def prepared(path: str | Path, runtime: str = "onnxruntime") -> str | bytes:
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         return str(path)  # found from the path alone
     integers = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
-    result = rewrite(model, measured_layout("INT8" if integers else "FP32", runtime))
+    result = rewrite(model, layout or measured_layout("INT8" if integers else "FP32", runtime))
     return str(path) if result is model else result.SerializeToString()
 
 

@@ -24,6 +24,7 @@ from equilib.architecture import (  # noqa: F401 (whoever builds a network finds
     MobileNetConfig,
     round_channels,
 )
+from equilib.densenet import DenseNet, DenseNetConfig, EquivariantDenseNet
 from equilib.grids import Window
 from equilib.plain import BlurredConv2d, DiscMask, DiscMean, FieldDropout, GroupMax, Residual
 from equilib.variant import KINDS
@@ -246,11 +247,14 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def build(kind: str, config: MobileNetConfig) -> MobileNetV2 | EquivariantMobileNetV2:
-    """``"conventional"`` or ``"equivariant"``, from the same configuration."""
+def build(kind: str, config: MobileNetConfig | DenseNetConfig) -> nn.Module:
+    """``"conventional"`` or ``"equivariant"``, from the same configuration; of which family, its class says."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
-    network = EquivariantMobileNetV2 if kind == "equivariant" else MobileNetV2
+    if isinstance(config, DenseNetConfig):
+        network = EquivariantDenseNet if kind == "equivariant" else DenseNet
+    else:
+        network = EquivariantMobileNetV2 if kind == "equivariant" else MobileNetV2
     return network(config).to(memory_format=torch.channels_last)
 
 
@@ -278,9 +282,9 @@ def estimate_statistics(network: nn.Module, images: Tensor | Iterable[Tensor]) -
     return network.eval()
 
 
-def exported(network: nn.Module) -> MobileNetV2:
+def exported(network: nn.Module) -> nn.Module:
     """A plain network in evaluation mode: the export of an equivariant one, a copy of a conventional one."""
-    if isinstance(network, EquivariantMobileNetV2):
+    if isinstance(network, (EquivariantMobileNetV2, EquivariantDenseNet)):
         return network.export()
     plain = deepcopy(network).eval()
     for module in list(plain.modules()):

@@ -24,18 +24,27 @@ class QuarterTurn:
         degrees: 90 or 180.
         source: channel ``i`` of a field is channel ``source[i]`` before the rotation.
         inputs, outputs: whether the weight's second and first dimension run over the channels of fields.
+        mirror: of a group with reflections: channel ``i`` of a field is channel ``mirror[i]`` before left and right change
+            places, which leaves the weights alone too.
     """
 
     degrees: int
     source: tuple[int, ...]
     inputs: bool
     outputs: bool
+    mirror: tuple[int, ...] | None = None
 
     def apply(self, weight: Tensor) -> Tensor:
         """The weight (out, in) or (out, in / groups, k, k), or the bias (out,), after the rotation."""
-        source = list(self.source)
         if weight.ndim == 4:
             weight = torch.rot90(weight, self.degrees // 90, (-2, -1))
+        return self._permuted(weight, list(self.source))
+
+    def reflect(self, weight: Tensor) -> Tensor:
+        """The same after left and right change places; only with ``mirror``."""
+        return self._permuted(weight.flip(-1) if weight.ndim == 4 else weight, list(self.mirror))
+
+    def _permuted(self, weight: Tensor, source: list[int]) -> Tensor:
         if self.outputs:
             weight = weight.unflatten(0, (-1, len(source)))[:, source].flatten(0, 1)
         if self.inputs and weight.ndim > 1:
@@ -43,7 +52,7 @@ class QuarterTurn:
         return weight
 
     def tie(self, weight: Tensor) -> Tensor:
-        """The mean over the rotations: left alone by :meth:`apply`, to the bit.
+        """The mean over the rotations, and reflections: left alone by :meth:`apply` and :meth:`reflect`, to the bit.
 
         Raises:
             ValueError: the weight is not (nearly) invariant to begin with.
@@ -51,12 +60,15 @@ class QuarterTurn:
         copies = [weight]
         while len(copies) < 360 // self.degrees:
             copies.append(self.apply(copies[-1]))
-        if max((copy - weight).abs().max().item() for copy in copies) > 1e-3 * weight.abs().max().item():
+        mirrored = [] if self.mirror is None else [self.reflect(weight)]
+        if max((copy - weight).abs().max().item() for copy in copies + mirrored) > 1e-3 * weight.abs().max().item():
             raise ValueError("the weights are not rotated copies of each other, so they cannot be tied")
+        # Sums of two do not depend on their order, so neither do these on where in the orbit they start.
         if len(copies) == 2:
-            return (copies[0] + copies[1]) / 2
-        # Sums of two do not depend on their order, so neither does this one on where in the orbit it starts.
-        return ((copies[0] + copies[2]) + (copies[1] + copies[3])) / 4
+            tied = (copies[0] + copies[1]) / 2
+        else:
+            tied = ((copies[0] + copies[2]) + (copies[1] + copies[3])) / 4
+        return tied if self.mirror is None else (tied + self.reflect(tied)) / 2
 
 
 @dataclass(frozen=True)

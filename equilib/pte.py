@@ -1,16 +1,21 @@
-"""ExecuTorch: an INT8 network as a program for phones (``.pte``), on XNNPACK's integer kernels.
+"""ExecuTorch: a network as a program for phones (``.pte``), on XNNPACK's kernels; an INT8 one on its integer kernels.
 
 The integers are those of the ONNX file: the same weights, scales and data-free ranges.  XNNPACK takes signed activations, so
 each unsigned level is written 128 lower, and its zero point with it.  Two layers are written so that no order of addition
 matters, as quarter turns ask: the mean over the disc as a convolution as large as the map, with weights 0 and 1; and the
 classifier as a sum of whole numbers below 2^24, which float32 holds exactly.
 
+Like the ONNX file, a program carries its self-test (:mod:`equilib.self_test`), which is asked wherever it is loaded.
+
 Needs the package executorch (``pip install "equilib[executorch]"``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -18,57 +23,97 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from equilib import self_test
+from equilib.folding import fold_batch_norm
+from equilib.graph import find_input_shape
 from equilib.int8 import FakeQuantize, QuantizedDiscMean, QuantizedLayer
+from equilib.plain import DiscMean
 from equilib.results import written_whole
 
 INSTALL = 'ExecuTorch is not installed: pip install "equilib[executorch]"'
+SELF_TEST = "equilib_self_test"  # the program's method that returns it, as text
 # The levels of an unsigned activation, 0 to 255, become -128 to 127.
 SHIFT, LOW, HIGH = 128, -128, 127
+IDLE = (nn.Dropout, nn.Dropout1d, nn.Identity)
 
 
-def export_pte(network: fx.GraphModule, path: str | Path, input_size: int, *, largest_batch: int = 32) -> Path:
-    """Write a network of :func:`equilib.int8.quantize` as an ExecuTorch program, lowered to XNNPACK.
+def export_pte(network: nn.Module, path: str | Path, input_size: int, *, largest_batch: int = 32) -> Path:
+    """Write a plain network, quantized (:func:`equilib.int8.quantize`) or not, as an ExecuTorch program on XNNPACK.
 
     The input is float32 (batch, 3, input_size, input_size), normalised and contiguous, of at most ``largest_batch`` images; the
-    output are logits.  The file appears once the program has answered as the simulation does, or not at all.
+    output are logits.  The file appears once the program has passed its self-test, or not at all.
 
     Raises:
         ModuleNotFoundError: ExecuTorch is missing; the message says how to get it.
-        ValueError: a scheme that XNNPACK's kernels do not have, or a program that answers otherwise.
+        ValueError: a scheme or an operator that ExecuTorch's kernels do not have, or a program that answers otherwise.
     """
-    _decomposed()
-    signed = with_signed_integers(network)
-    example = torch.zeros(largest_batch, 3, input_size, input_size)
-    batch = torch.export.Dim("batch", min=1, max=largest_batch)
+    require()
+    network = deepcopy(network).eval().float().to(memory_format=torch.contiguous_format)
+    shape = find_input_shape(network, input_size)
+    expected = self_test.make(network, shape)
+    quantized = any(isinstance(module, FakeQuantize) for module in network.modules())
+    ready = with_signed_integers(network) if quantized else _with_real_numbers(network, shape)
     with written_whole(path) as temporary:
-        temporary.write_bytes(_lowered(signed, example, batch))
-        _compare(load_pte(temporary), network, input_size)
+        temporary.write_bytes(_lowered(ready, torch.zeros(largest_batch, *shape), expected, type(network).__name__))
+        load_pte(temporary)
     return Path(path)
 
 
-def load_pte(path: str | Path) -> Callable[[Tensor], Tensor]:
-    """A program as a function of images (B, 3, n, n), for :func:`equilib.equivariance.run_model`.
-
-    Raises:
-        ModuleNotFoundError, FileNotFoundError, ValueError: name what is missing, or the file that is no program.
-    """
+def require() -> None:
+    """Raise ModuleNotFoundError, which says how to get it, unless ExecuTorch can be imported."""
     try:
-        from executorch.runtime import Runtime
+        with _quiet():
+            import executorch.runtime  # noqa: F401
     except ImportError as error:
         raise ModuleNotFoundError(INSTALL) from error
+
+
+def load_pte(path: str | Path, *, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A program as a function of images (B, 3, n, n), for :func:`equilib.equivariance.run_model`, after its self-test.
+
+    Args:
+        threads: of the processor, for all programs of this process.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError, ValueError: name what is missing, or the file that is no program, needs
+            an operator that this runtime lacks, or answers otherwise on this machine.
+    """
+    require()
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write it with equilib quantize … -o {path.name}")
+    if portable_lib._threadpool_get_thread_count() != threads:
+        portable_lib._unsafe_reset_threadpool(threads)
     try:
-        method = Runtime.get().load_program(str(path)).load_method("forward")
+        program = Runtime.get().load_program(str(path))
+        method = program.load_method("forward")
     except RuntimeError as error:
-        raise ValueError(f"{path} is no ExecuTorch program ({error})") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is no ExecuTorch program that can be run here ({reason})") from error
 
     def run(images: Tensor) -> Tensor:
         # The program's output lies in memory that its next call uses again.
         return method.execute((images.float().contiguous(),))[0].clone()
 
+    if SELF_TEST in program.method_names:
+        _check_answers(run, program.load_method(SELF_TEST).execute([])[0], path)
     return run
+
+
+def _check_answers(run: Callable[[Tensor], Tensor], text: str, path: Path) -> None:
+    try:
+        expected = self_test.read(text)
+        error = expected.error(run(torch.from_numpy(expected.images())).numpy())
+    except (RuntimeError, ValueError) as broken:
+        raise ValueError(f"{path} is damaged: {' '.join(str(broken).split())}; export it again") from broken
+    if not error <= expected.tolerance:
+        raise ValueError(
+            f"{path} gives wrong answers in this ExecuTorch: its self-test is off by {error:.2g} where "
+            f"{expected.tolerance:.2g} is allowed; export it again, or use another version of ExecuTorch"
+        )
 
 
 def with_signed_integers(network: fx.GraphModule) -> fx.GraphModule:
@@ -84,14 +129,9 @@ def with_signed_integers(network: fx.GraphModule) -> fx.GraphModule:
     operators = _decomposed()
     signed = deepcopy(network)
     graph = signed.graph
-    rounded: dict[fx.Node, FakeQuantize] = {}
-    for node in list(graph.nodes):
-        module = signed.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, (nn.Dropout, nn.Identity)):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-        elif isinstance(module, FakeQuantize):
-            rounded[node] = module
+    _drop_idle(signed)
+    modules = {node: signed.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    rounded = {node: module for node, module in modules.items() if isinstance(module, FakeQuantize)}
     for node, quantizer in rounded.items():
         scale, zero_point = quantizer.scale.item(), int(quantizer.zero_point) - SHIFT
         levels = (scale, zero_point, LOW, HIGH, torch.int8)
@@ -113,16 +153,37 @@ def with_signed_integers(network: fx.GraphModule) -> fx.GraphModule:
     return signed
 
 
-def _replace_layers(signed: fx.GraphModule) -> None:
-    """Convolutions and the mean over the disc with int8 weights; the channels that are pooled are those of the last layer."""
+def _with_real_numbers(network: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+    """The same function of a network that is not quantized: folded, and pooled by a convolution."""
+    real = fold_batch_norm(network, input_shape=shape)
+    _drop_idle(real)
+    _replace_layers(real)
+    real.recompile()
+    return real
+
+
+def _drop_idle(network: fx.GraphModule) -> None:
+    """Take layers out of the graph that do nothing in evaluation mode."""
+    for node in list(network.graph.nodes):
+        if node.op == "call_module" and isinstance(network.get_submodule(node.target), IDLE):
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
+
+
+def _replace_layers(network: fx.GraphModule) -> None:
+    """Convolutions with int8 weights, and the mean over the disc; the channels pooled are those of the last layer."""
     channels = 0
-    for node in signed.graph.nodes:
-        module = signed.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, QuantizedLayer):
+    for node in network.graph.nodes:
+        module = network.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d):
+            channels = module.out_channels
+        elif isinstance(module, QuantizedLayer):
             channels = module.layer.weight.shape[0]
-            signed.set_submodule(node.target, SignedConv(module))
+            network.set_submodule(node.target, SignedConv(module))
         elif isinstance(module, QuantizedDiscMean):
-            signed.set_submodule(node.target, SignedDiscMean(module, channels))
+            network.set_submodule(node.target, SignedDiscMean(module, channels))
+        elif isinstance(module, DiscMean):
+            network.set_submodule(node.target, RealDiscMean(module, channels))
 
 
 class SignedConv(nn.Module):
@@ -158,6 +219,18 @@ class SignedDiscMean(nn.Module):
         return F.conv2d(x, _real(self.weight, self.scale), groups=self.channels)
 
 
+class RealDiscMean(nn.Module):
+    """:class:`equilib.plain.DiscMean` as a depthwise convolution as large as the map: (B, C, n, n) to (B, C)."""
+
+    def __init__(self, mean: DiscMean, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("weight", mean.weight.repeat(channels, 1, 1, 1).contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, groups=self.channels).flatten(1)
+
+
 class WholeNumberLinear(nn.Module):
     """The classifier on integers: products of whole numbers, exact in float32, and one multiplication at the end."""
 
@@ -186,24 +259,34 @@ def _decomposed():
     return torch.ops.quantized_decomposed
 
 
-def _lowered(network: nn.Module, example: Tensor, batch) -> bytes:
-    try:
+def _lowered(network: nn.Module, example: Tensor, expected: self_test.SelfTest, name: str) -> bytes:
+    """The program's bytes, with its self-test as a second method."""
+    with _quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
-    except ImportError as error:
-        raise ModuleNotFoundError(INSTALL) from error
-    program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: batch},))
-    return bytes(to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+
+        batch = torch.export.Dim("batch", min=1, max=len(example))
+        try:
+            program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: batch},))
+            lowered = to_edge_transform_and_lower(
+                program, partitioner=[XnnpackPartitioner()], constant_methods={SELF_TEST: expected.to_json()}
+            )
+            return bytes(lowered.to_executorch().buffer)
+        except Exception as error:  # of many kinds: the exporter's, the partitioner's, the emitter's
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ValueError(
+                f"{name} cannot be written as an ExecuTorch program ({reason}); replace that operator, or write ONNX"
+            ) from error
 
 
-def _compare(run: Callable[[Tensor], Tensor], network: fx.GraphModule, input_size: int) -> None:
-    """Refuse a program whose logits are further from the simulation's than roundings of single levels can bring them."""
-    images = torch.randn(4, 3, input_size, input_size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = network.eval()(images)
-    change, spread = (run(images) - expected).abs().max().item(), expected.abs().max().item()
-    if not change <= 0.1 * spread:
-        raise ValueError(
-            f"the ExecuTorch program answers otherwise than the simulation (by {change:.2g}, of logits up to {spread:.2g}); "
-            "nothing was written"
-        )
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what ExecuTorch and torchao say of other backends out of the output."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

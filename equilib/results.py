@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -162,8 +162,8 @@ def environment() -> dict[str, str]:
         "revision": _revision(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "processor": _processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability() + (" with VNNI" if has_vnni() else ""),
+        "processor": processor(),
+        "instructions": instructions(),
         "threads": str(torch.get_num_threads()),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         **{package: version(package) for package in packages},
@@ -182,12 +182,16 @@ def _revision() -> str:
         return "unknown"
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
+def processor() -> str:
+    """This processor's name, on Linux, macOS and Windows; its architecture where it does not say more."""
+    name = _capabilities().get("cpu_name")
+    if not name:  # an older torch; some boards tell the kernel alone
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            name = platform.processor() or platform.machine()
+    return name or "unknown"
 
 
 def has_vnni() -> bool:
@@ -195,12 +199,29 @@ def has_vnni() -> bool:
 
     torch asks the processor itself, so the answer is right on Linux, macOS and Windows.
     """
+    capabilities = _capabilities()
+    if not capabilities:  # before torch 2.11: AVX-512's alone
+        import torch
+
+        return torch.cpu._is_vnni_supported()
+    return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
+
+
+def instructions() -> str:
+    """The vector instructions that torch uses here, and those for products of bytes: VNNI on x86, dotprod and i8mm on Arm."""
     import torch
 
-    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.11: AVX-512's alone
-        return torch.cpu._is_vnni_supported()
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
+    capabilities = _capabilities()
+    products = ["VNNI"] if has_vnni() else []
+    products += [name for name, key in (("dotprod", "dot"), ("i8mm", "i8mm")) if capabilities.get(key)]
+    return torch.backends.cpu.get_cpu_capability() + (f" with {' and '.join(products)}" if products else "")
+
+
+def _capabilities() -> Mapping:
+    """What torch found out about the processor; empty before torch 2.11."""
+    import torch
+
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def markdown_table(rows: list[dict]) -> str:

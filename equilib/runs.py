@@ -25,8 +25,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from equilib.densenet import DenseNetConfig
 from equilib.mobilenet import KINDS, MobileNetConfig, build
 from equilib.results import PART, shipped_checkpoint, write_json, written_whole
+from equilib.variant import DEFAULT_FAMILY, FAMILIES
+
+# The architecture's configuration, by the name of its family.
+ARCHITECTURES = dict(zip(FAMILIES, (MobileNetConfig, DenseNetConfig), strict=True))
 
 CONFIG, METRICS, CURVES, LAST, BEST = "config.json", "metrics.csv", "curves.png", "last.ckpt", "best.ckpt"
 # What a training needs to go on, beyond weights.
@@ -42,7 +47,7 @@ class TrainConfig:
 
     Attributes:
         kind: ``"conventional"`` or ``"equivariant"``.
-        network: the architecture.
+        network: the architecture, of either family.
         data: folder with PCam's files (real or synthetic).
         train_limit: use only the first so many training patches.
         valid_limit: use only the first so many validation patches.
@@ -62,7 +67,7 @@ class TrainConfig:
     """
 
     kind: str
-    network: MobileNetConfig = field(default_factory=MobileNetConfig)
+    network: MobileNetConfig | DenseNetConfig = field(default_factory=MobileNetConfig)
     data: str = "data/pcam"
     train_limit: int | None = None
     valid_limit: int | None = None
@@ -96,8 +101,16 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def to_dict(self) -> dict:
-        """A JSON-compatible dictionary."""
-        return asdict(self) | {"network": self.network.to_dict()}
+        """A JSON-compatible dictionary; the network's entry names its ``family``, unless that is MobileNetV2."""
+        network = self.network.to_dict()
+        if self.family != DEFAULT_FAMILY:
+            network["family"] = self.family
+        return asdict(self) | {"network": network}
+
+    @property
+    def family(self) -> str:
+        """One of :data:`equilib.variant.FAMILIES`."""
+        return next(name for name, of in ARCHITECTURES.items() if isinstance(self.network, of))
 
     @property
     def fingerprint(self) -> str:
@@ -110,11 +123,17 @@ class TrainConfig:
         if not isinstance(values, dict) or not isinstance(values.get("network"), dict):
             raise ValueError("no configuration of a run")
         try:
-            # A file that does not say is from before field-wise layers.
-            network = MobileNetConfig(**{"depthwise": "strict"} | values["network"])
-            return cls(**values | {"network": network})
+            return cls(**values | {"network": _architecture(**values["network"])})
         except (TypeError, AttributeError) as error:  # an unknown name, or a text where a number should stand
             raise ValueError(f"no configuration of this version ({error})") from error
+
+
+def _architecture(family: str = DEFAULT_FAMILY, **values) -> MobileNetConfig | DenseNetConfig:
+    if family not in FAMILIES:
+        raise ValueError(f"family must be one of {FAMILIES}, got {family!r}")
+    if family == DEFAULT_FAMILY:
+        values = {"depthwise": "strict"} | values  # a file that does not say is from before field-wise layers
+    return ARCHITECTURES[family](**values)
 
 
 # --- checkpoints ---

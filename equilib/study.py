@@ -67,6 +67,18 @@ def read_run(path: str | Path) -> Run:
         raise ValueError(f"{path} is no run of experiments/grid.py: {error}") from error
 
 
+def shipped_run(name: str) -> Run:
+    """The run whose network comes with the project under this name (``checkpoints.json``).
+
+    Raises:
+        FileNotFoundError: the figures of no such run are among the results.
+    """
+    path = next(shipped_folder().glob(f"*/{name.removeprefix('pcam_')}.json"), None)
+    if path is None:
+        raise FileNotFoundError(f"no results of a run named {name!r} come with the project")
+    return read_run(path)
+
+
 def read_runs(folder: str | Path) -> list[Run]:
     """All runs in a folder, by network, width, number of patches and seed."""
     paths = sorted(Path(folder).glob("*.json"))

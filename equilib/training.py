@@ -142,7 +142,7 @@ class PatchData(lightning.LightningDataModule):
 
 
 class PatchClassifier(lightning.LightningModule):
-    """A network of :mod:`equilib.mobilenet` with its loss, metrics and optimizer."""
+    """A network of either family with its loss, metrics and optimizer."""
 
     def __init__(self, config: TrainConfig):
         super().__init__()

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 KINDS = ("conventional", "equivariant")
+# Of architectures; the name of the second stands in configurations and names of files, that of the first is left out.
+FAMILIES = ("mobilenetv2", "densenet")
+DEFAULT_FAMILY = "mobilenetv2"
 # Forms of the depthwise layer: those of an equivariant network, and what a field-wise one is once exported.
 STEERABLE_DEPTHWISE = ("strict", "fieldwise")
 DEPTHWISE = (*STEERABLE_DEPTHWISE, "grouped")
@@ -16,12 +19,14 @@ DEPTHWISE = (*STEERABLE_DEPTHWISE, "grouped")
 DEFAULT_GROUP = "C4"
 # Multiples of 12 suit C4 and C12; names of files leave it out.
 DEFAULT_DIVISOR = 12
+# Of a DenseNet, conventional or not, unless it says so: the published one's.
+DENSENET_GROUP = "D4"
 ANY_ANGLE = "any angle"
 
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """A network of :mod:`equilib.mobilenet` and how it was trained, apart from patches, epochs and seed.
+    """A network of either family and how it was trained, apart from patches, epochs and seed.
 
     Attributes:
         kind: one of :data:`KINDS`.
@@ -29,9 +34,12 @@ class Variant:
             ``"strict"`` is the plain form of a conventional network, which filters channel by channel.
         recipe: ``""`` for the one usual of the kind (conventional networks train on quarter turns, equivariant ones on
             turns by any angle), ``"any angle"`` for a conventional network that is trained as the equivariant ones are.
+        family: one of :data:`FAMILIES`.
+        growth: of a DenseNet (:class:`equilib.densenet.DenseNetConfig`), which of the values above has ``group`` and
+            ``band_limit`` alone: make one by :meth:`densenet`.
 
     Raises:
-        ValueError: there is no such kind or depthwise layer.
+        ValueError: there is no such kind, family or depthwise layer.
     """
 
     kind: str
@@ -42,11 +50,21 @@ class Variant:
     divisor: int = DEFAULT_DIVISOR
     band_limit: bool = True
     antialias: bool = False
+    family: str = DEFAULT_FAMILY
+    growth: int | None = None
 
     def __post_init__(self):
-        for name, known in (("kind", KINDS), ("depthwise", DEPTHWISE), ("recipe", ("", ANY_ANGLE))):
+        known_values = {"kind": KINDS, "depthwise": DEPTHWISE, "recipe": ("", ANY_ANGLE), "family": FAMILIES}
+        for name, known in known_values.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+    @classmethod
+    def densenet(
+        cls, kind: str, growth: int, group: str = DENSENET_GROUP, *, recipe: str = "", band_limit: bool = False
+    ) -> Variant:
+        """A DenseNet: its width has no multiplier."""
+        return cls(kind, group, recipe=recipe, width=1.0, band_limit=band_limit, family="densenet", growth=growth)
 
     @classmethod
     def of(cls, config: Mapping) -> Variant:
@@ -57,13 +75,21 @@ class Variant:
         """
         network = config["network"]
         conventional = config["kind"] == "conventional"
-        turned = conventional and config.get("any_angle", 0) > 0
+        recipe = ANY_ANGLE if conventional and config.get("any_angle", 0) > 0 else ""
+        if network.get("family", DEFAULT_FAMILY) == "densenet":
+            return cls.densenet(
+                config["kind"],
+                network["growth"],
+                network["group"],
+                recipe=recipe,
+                band_limit=network["band_limit"],
+            )
         depthwise = network["depthwise"]
         return cls(
             config["kind"],
             network["group"],
             "strict" if conventional and depthwise == "fieldwise" else depthwise,  # two names for one network
-            ANY_ANGLE if turned else "",
+            recipe,
             network["width"],
             network["divisor"],
             network.get("band_limit", True),  # files from before it could be switched off
@@ -76,8 +102,10 @@ class Variant:
 
     @property
     def architecture(self) -> dict:
-        """Arguments of :class:`equilib.architecture.MobileNetConfig`."""
+        """Arguments of :class:`equilib.architecture.MobileNetConfig`, or of :class:`equilib.densenet.DenseNetConfig`."""
         names = ("width", "group", "divisor", "depthwise", "band_limit", "antialias")
+        if self.family == "densenet":
+            names = ("growth", "group", "band_limit")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -87,13 +115,18 @@ class Variant:
         depthwise = words[self.depthwise]
         if self.depthwise == "grouped" and self.group != DEFAULT_GROUP:
             depthwise += f" as {self.group}"
+        if self.family == "densenet":
+            borrowed = f"group {self.group}" if self.conventional and self.group != DENSENET_GROUP else ""
+            smooth = "band-limited" if self.band_limit else ""
+            return tuple(filter(None, (f"growth {self.growth}", borrowed, smooth, self.recipe)))
         smooth = "anti-aliased" if self.antialias else ""
         return tuple(filter(None, (depthwise, "" if self.band_limit else "all pixels", smooth, self.recipe)))
 
     @property
     def label(self) -> str:
         """For tables and figures, such as ``"C4, field-wise"``; width and divisor stand beside it."""
-        return ", ".join([self.kind if self.conventional else self.group, *self.details])
+        name = self.kind if self.conventional else self.group
+        return ", ".join([f"{name} DenseNet" if self.family == "densenet" else name, *self.details])
 
     @property
     def slug(self) -> str:
@@ -101,6 +134,11 @@ class Variant:
         parts = [self.kind if self.conventional else self.group]
         if self.recipe:
             parts.append(self.recipe.replace(" ", "_"))
+        if self.family == "densenet":
+            parts += ["densenet", f"g{self.growth}"]
+            if self.conventional and self.group != DENSENET_GROUP:
+                parts.append(self.group)
+            return "_".join([*parts, *(["bandlimit"] if self.band_limit else [])])
         if self.depthwise != "strict":
             parts.append(self.depthwise)
         if self.conventional and self.group != DEFAULT_GROUP:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from equilib import contrasts
-from equilib.mobilenet import MobileNetConfig
+from equilib.runs import ARCHITECTURES
 from equilib.training import TrainConfig
 from equilib.variant import ANY_ANGLE, DEFAULT_DIVISOR, Variant
 
@@ -54,7 +54,7 @@ def train_config(variant: Variant, data: str, patches: int, epochs: int, seed: i
     """What all runs share: the validation patches and the batch size."""
     return TrainConfig(
         variant.kind,
-        MobileNetConfig(**variant.architecture),
+        ARCHITECTURES[variant.family](**variant.architecture),
         data=data,
         train_limit=patches,
         valid_limit=VALID_PATCHES,
@@ -119,12 +119,16 @@ PLAN_RECIPE = {"stain": 0.1, "any_angle": 1.0, "recalibrate": 512}
 PLAN_LEARNING_RATE = contrasts.LEARNING_RATE
 PLAN_EPOCHS, END_EPOCHS = contrasts.EPOCHS, 24
 # The networks by the names that the plan gives them; files in results/evidence/ begin with these.
-PLAN_NETWORKS = contrasts.NETWORKS
+PLAN_NETWORKS = contrasts.NETWORKS | {
+    # The paper's third row: eight fields of D4 train about as many weights as the 24 channels of the published plain one.
+    "D4_densenet": Variant.densenet("equivariant", 64),
+    "densenet": Variant.densenet("conventional", 24, recipe=ANY_ANGLE),
+}
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training of results/PLAN.md: 20,000 patches, width 0.35, channels in multiples of 24, one recipe for all.
+    """One training of results/PLAN.md: 20,000 patches, one recipe for all; MobileNetV2 of width 0.35 and multiples of 24.
 
     Attributes:
         network: its name in :data:`PLAN_NETWORKS`.
@@ -170,6 +174,7 @@ def planned_runs() -> list[PlannedRun]:
     floor += [PlannedRun(network, 2) for network in pair]
     floor += [PlannedRun(network, seed) for seed in (1, 2) for network in four[2:]]
     floor += [PlannedRun(network, 1) for network in ("grouped12", "C4_strict")]
+    third_row = [PlannedRun(network, 0) for network in ("D4_densenet", "densenet")]
     ends = [
         PlannedRun(network, seed, END_EPOCHS)
         for networks in (pair, four[2:])
@@ -183,4 +188,4 @@ def planned_runs() -> list[PlannedRun]:
     ]
     rest = [PlannedRun(network, seed) for seed in (0, 1, 2) for network in ("C4_fieldwise_pixels", "C1_fieldwise")]
     rest += [PlannedRun(network, 2) for network in ("grouped12", "C4_strict")]
-    return floor + ends + rates + rest
+    return floor + third_row + ends + rates + rest

@@ -460,6 +460,23 @@ DFQ = _of(
 INT8 = _of(
     "int8",
     "test_int8_laws.py",
+    (
+        "an input is rounded before and behind its mask",
+        " or isinstance(module_of(network, users[0]), DiscMask))",
+        ")",
+    ),
+    (
+        "a tensor with two readers is not rounded before the ReLU",
+        "return len(users) == 1 and (is_relu",
+        "return len(users) >= 1 and (is_relu",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    (
+        "the mean over pixels adds real numbers",
+        "_replace(network, node.target, QuantizedMean(module, shapes[node.name][1]))",
+        "pass",
+        "test_densenet_int8.py::test_means_are_integer_sums",
+    ),
     ("integers up to 128", "return -half, half - 1", "return -half, half"),
     ("negative weights do not count", "torch.maximum(-low, high) / largest", "high / largest"),
     (
@@ -470,20 +487,6 @@ INT8 = _of(
     ),
     ("a level too many", "2**scheme.activation_bits - 1", "2**scheme.activation_bits"),
     ("symmetric activations follow the upper end", "high = max(-low, high)", "high = high"),
-    (
-        "the paper's six deviations are five",
-        "deviations: float = 6.0",
-        "deviations: float = 5.0",
-        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
-    ),
-    (
-        "standard deviations of a sum add",
-        "(a.std.square() + b.std.square()).sqrt()",
-        "a.std + b.std",
-        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
-    ),
-    ("the last batch decides the lower end", "Distribution(min(low, before.low)", "Distribution(low"),
-    ("one outlier too many stays out", "flat.kthvalue(flat.numel() - rank)", "flat.kthvalue(flat.numel() - rank - 1)"),
     ("biases are not rounded", "(layer.bias.data.double() / unit).round()", "(layer.bias.data.double() / unit)"),
     (
         "biases count in units of the weights alone",
@@ -833,9 +836,21 @@ DEPLOY = _of(
 FOLDING = _of(
     "folding",
     "test_dfq_laws.py",
-    ("folding forgets epsilon", "(norm.variance + norm.eps).rsqrt()", "norm.variance.rsqrt()"),
-    ("folding adds the mean", "(bias - norm.mean) * scale", "(bias + norm.mean) * scale"),
-    ("gamma counts with its sign", "std=gamma.detach().abs())", "std=gamma.detach())"),
+    ("folding forgets epsilon", "(self.variance + self.eps).sqrt()", "self.variance.sqrt()"),
+    ("folding adds the mean", "norm.beta - norm.mean * scale", "norm.beta + norm.mean * scale"),
+    ("gamma counts with its sign", "std=norm.gamma.abs())", "std=norm.gamma)"),
+    (
+        "channels read by two normalizations are normalized twice",
+        "if one.name not in taken_off:",
+        "if True:",
+        "test_densenet_int8.py::test_a_normalization_of_shared_channels_is_split_and_the_function_stays",
+    ),
+    (
+        "what reads normalized channels beside normalizations is not seen",
+        "return moves and _only_normalized(network, user, affine)",
+        "return True",
+        "test_densenet_int8.py::test_channels_that_something_else_reads_are_refused",
+    ),
 )
 
 SCALES = _of(
@@ -899,8 +914,34 @@ BIAS_CORRECTION = _of(
 )
 
 RANGES = _of(
-    "int8",
+    "ranges",
     "test_int8_laws.py",
+    (
+        "the paper's six deviations are five",
+        "deviations: float = 6.0",
+        "deviations: float = 5.0",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    (
+        "standard deviations of a sum add",
+        "(a.std.square() + b.std.square()).sqrt()",
+        "a.std + b.std",
+        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
+    ),
+    ("the last batch decides the lower end", "Distribution(min(low, before.low)", "Distribution(low"),
+    ("one outlier too many stays out", "flat.kthvalue(flat.numel() - rank)", "flat.kthvalue(flat.numel() - rank - 1)"),
+    (
+        "what is concatenated keeps its own scale",
+        "together |= dict.fromkeys(joined if parts else (), joined)",
+        "together |= {}",
+        "test_densenet_int8.py::test_what_is_concatenated_shares_one_scale",
+    ),
+    (
+        "a concatenation has the range of its last part",
+        "return None if None in found else _hull(found)",
+        "return None if None in found else found[-1]",
+        "test_densenet_int8.py::test_ranges_without_data_hold_the_activations",
+    ),
     (
         "a ReLU lets negative values through",
         "Distribution(0.0, max(high, 0.0))",
@@ -908,20 +949,9 @@ RANGES = _of(
         "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
     ),
     (
-        "an input is rounded before and behind its mask",
-        " or isinstance(module_of(network, users[0]), DiscMask))",
-        ")",
-    ),
-    (
         "masking does not include 0",
         "if isinstance(module, DiscMask):\n        return Distribution(min(low, 0.0), max(high, 0.0))",
         "if isinstance(module, DiscMask):\n        return Distribution(low, high)",
-    ),
-    (
-        "a tensor with two readers is not rounded before the ReLU",
-        "return len(users) == 1 and (is_relu",
-        "return len(users) >= 1 and (is_relu",
-        "test_int8.py::test_ranges_without_data_hold_gaussian_activations",
     ),
 )
 

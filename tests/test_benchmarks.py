@@ -1,9 +1,11 @@
 """The benchmarks run, and the README shows what they last gave.  No time is tested: that would test the machine."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,15 +14,23 @@ sys.path.append(str(ROOT / "benchmarks"))
 import data_path  # noqa: E402
 import fresh  # noqa: E402
 import networks  # noqa: E402
+import runtime_tables  # noqa: E402
+import runtimes  # noqa: E402
 import speed  # noqa: E402
+import turned  # noqa: E402
+import wasm  # noqa: E402
 
-from equilib import marks  # noqa: E402
+from equilib import device, marks, results  # noqa: E402
+from equilib.budget import BUDGETS  # noqa: E402
+from equilib.equivariance import run_model  # noqa: E402
+from equilib.pcam import Patches, network_inputs  # noqa: E402
+from equilib.synthetic import ensure_dataset  # noqa: E402
 
 
 def test_the_readmes_show_the_saved_tables():
     saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
     assert marks.shown("make bench", ROOT / "benchmarks" / "README.md") == speed.tables(saved)
-    assert marks.shown("latency", ROOT / "README.md") == speed.latency_table(saved)
+    assert marks.shown("latency", ROOT / "README.md") == speed.latency_table(saved, widths=speed.README_WIDTHS)
 
 
 def test_each_part_keeps_the_machine_that_it_was_measured_on():
@@ -44,10 +54,10 @@ def test_every_part_gives_figures():
 
 @pytest.mark.slow
 def test_parts_in_a_process_of_their_own():
-    assert fresh.in_fresh_process("memory", "equilib", 0.35, "C4")["mib"] > 10
+    assert fresh.in_fresh_process("memory", "strict", 0.35, "C4")["mib"] > 10
     assert fresh.in_fresh_process("construction", "equivariant", 0.35, "C4")["build"] > 0
     with pytest.raises(RuntimeError, match="process failed"):
-        fresh.in_fresh_process("nothing", "equilib", 0.35, "C4")
+        fresh.in_fresh_process("nothing", "strict", 0.35, "C4")
 
 
 @pytest.mark.parametrize("variant", ["e2cnn, strict", "e2cnn, field-wise"])
@@ -58,9 +68,106 @@ def test_the_yardstick_is_equivariant_and_has_our_parameters(variant):
 
     net = networks.network(variant, 0.35, "C4")
     depthwise = "fieldwise" if variant == "e2cnn, field-wise" else "strict"
-    ours = build("equivariant", MobileNetConfig(width=0.35, group="C4", depthwise=depthwise))
+    ours = build("equivariant", MobileNetConfig(width=0.35, group="C4", divisor=24, depthwise=depthwise))
     assert count_parameters(net) == count_parameters(ours)
     assert not any(type(module).__name__ == "FieldBatchNorm" for module in net.modules())
     images = torch.randn(8, 3, 95, 95)
     estimate_statistics(net, images)
     assert_equivariant(net, images, tolerance=1e-4)  # single precision, and e2cnn does not tie its copies
+
+
+# --- the table of runtimes ---
+
+
+def test_the_readme_shows_the_table_of_runtimes():
+    saved = results.shipped_results("runtimes")
+    assert marks.shown("make bench: runtimes", ROOT / "benchmarks" / "README.md") == runtime_tables.tables(saved)
+
+
+def test_every_shipped_network_and_every_runtime_has_its_row():
+    saved = results.shipped_results("runtimes")
+    assert set(saved["networks"]) == set(runtimes.network_names())
+    for network in saved["networks"].values():
+        assert set(network["runtimes"]) | set(saved["missing"]) == set(runtimes.NAMES)
+    for part in runtimes.PARTS:
+        assert all(
+            {"processor", "revision", "date", "runtime"} <= set(where) for where in saved["measured"][part].values()
+        )
+
+
+def test_integers_give_equivariant_networks_the_same_bits_in_every_runtime():
+    """…as the saved figures say, on all patches; the conventional ones on few."""
+    saved = results.shipped_results("runtimes")
+    answered = saved["measured"]["answers"]
+    assert "onnxruntime" in answered
+    for name, network in saved["networks"].items():
+        shares = {runtime: network["runtimes"][runtime]["INT8"]["identical"] for runtime in answered}
+        assert all((share == 1) != ("conventional" in name) for share in shares.values()), (name, shares)
+
+
+def test_a_missing_runtime_has_a_row_that_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtimes.shutil, "which", lambda name: None)
+    ways = {name: runtimes.missing(name, tmp_path) for name in runtimes.NAMES}
+    assert ways.pop("onnxruntime") is None
+    monkeypatch.setattr(runtimes.RUNTIMES["openvino"].__class__, "available", lambda self: False)
+    ways["openvino"] = runtimes.missing("openvino", tmp_path)
+    assert "equilib[openvino]" in ways["openvino"] and "equilib[executorch]" in ways["executorch"]
+    assert "Node.js" in ways["node"] and "arm.sh" in ways["onnxruntime on Arm"]
+    table = runtime_tables.tables({"measured": {}, "networks": {}, "missing": ways})
+    assert all(f"missing: {way}" in table for way in ways.values())
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Twenty test patches of synthetic tissue as runtimes read them, and as the library does."""
+    folder = tmp_path_factory.mktemp("patches")
+    data = ensure_dataset(BUDGETS["smoke"].sizes)
+    runtimes.write_patches(folder, data, 20)
+    return folder, network_inputs(Patches(data, "test"), range(20), 95)
+
+
+def test_patches_are_normalised_and_turned_as_the_library_does(patches):
+    folder, images = patches
+    for turns in range(4):
+        (batch,) = turned.batches(folder, turns)
+        assert batch.dtype == np.float32 and torch.equal(torch.from_numpy(batch), torch.rot90(images, turns, (-2, -1)))
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs Node.js")
+@pytest.mark.parametrize("place", list(wasm.PLACES))
+def test_webassembly_answers_all_four_turns_as_onnxruntime_does(patches, place):
+    """On this very code: with a turn, a channel or a patch mixed up, logits would differ by far more."""
+    if runtimes.missing(place, Path()):
+        pytest.skip(runtimes.missing(place, Path()))
+    folder, images = patches
+    path = results.shipped_int8("pcam_conventional_w0.35_20000_seed0")
+    logits = wasm.run(place, path, patches=folder, calls={1: 1})
+    assert set(logits["milliseconds"]) == {"1"}
+    session = device.session(path)
+    expected = [run_model(session, torch.rot90(images, turns, (-2, -1))) for turns in range(4)]
+    for ours, theirs in zip(torch.from_numpy(logits["logits"]), expected):
+        assert (ours - theirs).abs().max() < 0.05 * theirs.std()
+
+
+@pytest.mark.slow
+def test_a_runtime_in_a_process_of_its_own(patches, tmp_path):
+    folder, images = patches
+    path = results.shipped_int8("pcam_C4_w0.35_20000_seed0")
+    logits, peak = runtimes.answers("onnxruntime", path, folder, tmp_path)
+    assert 1 < peak < 500 and np.array_equal(
+        logits[1], run_model(device.session(path), torch.rot90(images, 1, (-2, -1)))
+    )
+    with pytest.raises(RuntimeError, match="openvino failed on damaged.onnx"):
+        (tmp_path / "damaged.onnx").write_bytes(b"nothing")
+        runtimes.answers("openvino", tmp_path / "damaged.onnx", folder, tmp_path)
+
+
+def test_cells_give_both_precisions_or_what_is_known():
+    figures = {
+        "FP32": {"milliseconds": {"1": 2.345}, "peak_mib": None, "bytes": 10**6},
+        "INT8": {"milliseconds": {"1": 12.3}},
+    }
+    network = {"title": "net", "runtimes": {"node": figures}}
+    table = runtime_tables.tables({"measured": {}, "missing": {}, "networks": {"net": network}})
+    assert table.splitlines()[-1] == "| net | WebAssembly, Node | 2.35 → 12 | – | 1.00 → – | – | – | – | – |"

@@ -21,6 +21,7 @@ from equilib.__main__ import explain, main
 from equilib.budget import BUDGETS
 from equilib.cli.options import described
 from equilib.cli.predict import open_model
+from equilib.densenet import DenseNetConfig
 from equilib.mobilenet import MobileNetConfig
 from equilib.runs import TrainConfig
 
@@ -90,6 +91,24 @@ def test_every_value_of_a_run_can_be_given(asked):
             config = asked(*words, *with_it.get(name, []))
             assert getattr(config if of is TrainConfig else config.network, name) == new, name
     assert asked("--any-angle").any_angle == 1.0
+
+
+def test_a_densenet_is_asked_for_by_its_family(asked):
+    """With its own defaults, and what is given; a preset says how it is trained, not what it is."""
+    assert asked("--family", "densenet").network == DenseNetConfig()
+    words = ["--family", "densenet", "--growth", "32", "--group", "C4", "--dropout", "0.1", "--band-limit"]
+    config = asked(*words, "--preset", "paper")
+    assert config.network == DenseNetConfig(growth=32, group="C4", dropout=0.1, band_limit=True)
+    assert config.epochs == BUDGETS["paper"].epochs
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--growth", "24"], ["--family", "densenet", "--width", "0.5"], ["--family", "densenet", "--divisor", "8"]],
+)
+def test_what_the_family_does_not_have_is_refused_by_name(capsys, words):
+    assert main(["train", "equivariant", "--folder", "run", "--data", "data", *words]) == 1
+    one_sentence(capsys, words[-2], "no such value")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import onnx
 import pytest
@@ -5,7 +7,7 @@ import torch
 from conftest import randomize
 from torch import nn
 
-from equilib import device, dfq, int8
+from equilib import device, dfq, figures, int8
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
 from equilib.mobilenet import MobileNetConfig, build, exported
@@ -128,3 +130,28 @@ def test_nothing_half_written_is_left(tmp_path):
     device.export_onnx(nn.Sequential(nn.Conv2d(3, 1, 1)), tmp_path / "net.onnx", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     assert not list(tmp_path.glob("*.part"))
+
+
+# --- the figure of notebook 06 ---
+
+
+def point(network, runtime, precision, ms, accuracy=0.8):
+    return figures.Measured(network, runtime, precision, ms, accuracy, 0.01)
+
+
+def test_the_figure_holds_every_point_by_network_runtime_and_precision():
+    points = [point(n, r, p, ms) for ms, (n, r, p) in enumerate(product("ab", "xy", ("FP32", "INT8")), start=1)]
+    ax = figures.accuracy_against_latency(points, title="which").axes[0]
+    drawn = {(line.get_xdata()[0], line.get_marker(), line.get_color(), line.get_markerfacecolor() == "white")
+             for line in ax.lines if len(line.get_xdata()) == 1 and line.get_marker() in ("o", "s")}  # fmt: skip
+    assert {x for x, *_ in drawn} == set(range(1, 9)) and len({colour for _, _, colour, _ in drawn}) == 2
+    assert all(hollow == (points[x - 1].precision == "FP32") for x, _, _, hollow in drawn)
+    assert {marker for x, marker, *_ in drawn if points[x - 1].runtime == "x"} == {"o"}
+    assert ax.get_xscale() == "log" and "milliseconds" in ax.get_xlabel()
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["a", "b", "x", "y", "INT8", "FP32"]
+
+
+def test_networks_that_could_not_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="told apart"):
+        figures.accuracy_against_latency([point(str(n), "x", "INT8", 1) for n in range(9)], title="too many")

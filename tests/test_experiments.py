@@ -131,6 +131,23 @@ def test_the_plan_is_made_of_distinct_runs_of_one_recipe():
         assert one.variant.conventional == (one.variant.recipe == ANY_ANGLE), "the usual recipe of equivariant networks"
 
 
+def test_the_third_row_stands_behind_the_floor():
+    """…whose order an addition to the plan must not change; both DenseNets have about the same parameters."""
+    from equilib.mobilenet import build, count_parameters
+
+    runs = ordered.planned_runs()
+    first = [one.name for one in runs].index("D4_densenet_20000_epochs6_seed0")
+    assert all(one.epochs == 6 and "densenet" not in one.network for one in runs[:first])
+    floor = {network: {one.seed for one in runs[:first] if one.network == network} for network in ordered.PLAN_NETWORKS}
+    three, two = ("C12_fieldwise", "conventional", "grouped4", "C4_fieldwise"), ("grouped12", "C4_strict")
+    assert all(floor[name] == {0, 1, 2} for name in three) and all(floor[name] == {0, 1} for name in two)
+    ours, theirs = (one.config("data") for one in runs[first : first + 2])
+    assert (ours.family, theirs.family) == ("densenet", "densenet")
+    assert (ours.network.symmetry.name, ours.network.input_size) == ("D4", 96)
+    counts = [count_parameters(build(config.kind, config.network)) for config in (ours, theirs)]
+    assert 0.85 < counts[0] / counts[1] < 1
+
+
 @pytest.mark.parametrize("program", [grid, search])
 def test_the_command_that_a_run_notes_is_understood(program):
     """What stands in a JSON as «command» starts the same run again."""

@@ -267,6 +267,16 @@ def test_the_layout_is_the_processors_and_the_runtimes(files, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_another_layout_can_be_asked_for(files):
+    """…of one file, without changing it; the logits are the same integers' in all of them."""
+    path = files["INT8", "C4, field-wise"]
+    assert layouts.prepared(path, layout=AS_WRITTEN) == str(path)
+    assert isinstance(layouts.prepared(path, layout=Layout(8)), bytes)
+    images = torch.randn(2, 3, 95, 95)
+    found = [run_model(device.session(path, layout=layout), images) for layout in (None, AS_WRITTEN, Layout(8))]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+
+
 def test_the_layouts_are_those_that_the_benchmark_found_fastest(monkeypatch):
     """…up to what two runs of it differ by; and whatever is chosen has been measured."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

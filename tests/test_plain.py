@@ -1,12 +1,13 @@
 """The plain layers by themselves: what each one computes, against the definition in words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from equilib.fields import Group, channel_permutation, disc_mask
+from equilib.fields import Group, channel_permutation, disc_mask, mirror_permutation
 from equilib.filters import solve_constraint
 from equilib.plain import BlurredConv2d, DiscMask, DiscMean, FieldDropout, GroupMax, QuarterTurn, Residual
 
@@ -86,6 +87,33 @@ def test_tied_weights_are_invariant_to_the_bit(name):
     bias = torch.randn(group.order // len(copies)).repeat(len(copies))  # the same for all channels of an orbit
     if not group.reflections:
         assert torch.equal(turn.apply(bias), bias) and torch.equal(turn.tie(bias), bias)
+
+
+def test_reflections_leave_weights_alone_and_are_tied_too():
+    """To the bit, from copies that differ by the rounding of float32; filters of C4 alone are refused."""
+    group = Group.parse("D4")
+    turn = replace(turn_of("D4", inputs=True, outputs=True), mirror=mirror_permutation(group))
+    basis = solve_constraint(group, "regular", "regular", 3)
+    weight = torch.einsum("u,uoihw->oihw", torch.randn(len(basis), dtype=torch.float64), basis)
+    assert torch.allclose(turn.reflect(weight), weight, atol=1e-12)
+    noisy = (weight * (1 + 1e-6 * torch.randn_like(weight))).float()
+    assert not torch.equal(turn.reflect(noisy), noisy)
+    tied = turn.tie(noisy)
+    assert torch.equal(turn.reflect(tied), tied) and torch.equal(turn.apply(tied), tied)
+    assert torch.allclose(tied, noisy, rtol=1e-4, atol=1e-5)
+    bias = torch.full((8,), 2.0)
+    assert torch.equal(turn.tie(bias), bias)
+    rotated_only = turn_of("D4", inputs=True, outputs=True).tie(_orbit_mean(turn, torch.randn(8, 8, 3, 3)))
+    with pytest.raises(ValueError, match="not rotated copies"):
+        turn.tie(rotated_only)
+    assert mirror_permutation(Group.parse("C4")) is None
+
+
+def _orbit_mean(turn, weight):
+    copies = [weight]
+    while len(copies) < 4:
+        copies.append(turn.apply(copies[-1]))
+    return sum(copies) / 4
 
 
 def test_a_turn_acts_on_inputs_and_outputs_as_the_fields_do():

@@ -1,18 +1,27 @@
-"""ExecuTorch: the same integers, the same bits under quarter turns."""
+"""ExecuTorch: the same integers, the same bits under quarter turns, one sentence for what cannot be written."""
+
+import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 
-from equilib import pte
+from equilib import pte, results
+from equilib.__main__ import main
 from equilib.deploy import deploy
-from equilib.equivariance import run_model
+from equilib.dfq import fold_batch_norm
+from equilib.equivariance import relative_difference, run_model
+from equilib.mobilenet import exported
+from equilib.runtimes import RUNTIMES
 from equilib.training import shipped_network
+
+NAME = "pcam_C4_w0.35_20000_seed0"
 
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pte")
-    return deploy(shipped_network("pcam_C4_w0.35_20000_seed0"), folder / "model.onnx").simulated
+    return deploy(shipped_network(NAME), folder / "model.onnx").simulated
 
 
 def test_signed_integers_are_the_same_function(simulated, tissue):
@@ -21,6 +30,15 @@ def test_signed_integers_are_the_same_function(simulated, tissue):
     expected = run_model(simulated, tissue)
     assert (run_model(signed, tissue) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert all(buffer.dtype == torch.int8 for name, buffer in signed.named_buffers() if name.endswith("conv.weight"))
+
+
+def test_a_network_of_real_numbers_is_the_same_function(tissue):
+    network = exported(shipped_network(NAME))
+    real = pte._with_real_numbers(network, (3, 95, 95))
+    expected = run_model(network, tissue)
+    assert (run_model(real, tissue) - expected).abs().max() < 1e-5 * expected.abs().max()
+    kinds = {type(module).__name__ for module in real.modules()}
+    assert "RealDiscMean" in kinds and not kinds & {"DiscMean", "BatchNorm2d", "FieldDropout"}
 
 
 def test_the_classifier_does_not_depend_on_the_order_of_addition(simulated):
@@ -40,24 +58,92 @@ def test_a_classifier_beyond_exact_sums_is_refused(simulated):
         pte.WholeNumberLinear(layer, 1.0, 0)
 
 
-def test_without_executorch_one_sentence_says_how_to_get_it(monkeypatch, tmp_path):
-    import sys
+# --- equilib quantize … -o model.pte ---
 
+
+def one_sentence(capsys):
+    said = capsys.readouterr()
+    assert said.err.startswith("equilib: ") and said.err.count("\n") == 1 and said.out == "", said
+    return said.err
+
+
+@pytest.fixture
+def checkpoint(monkeypatch):
+    """A checkpoint whose network must not be loaded, since what is wrong can be said before."""
+    monkeypatch.setattr("equilib.runs.load_network", lambda path: 1 / 0)
+    return str(results.shipped_checkpoint(NAME))
+
+
+def test_without_executorch_one_sentence_says_how_to_get_it(monkeypatch, tmp_path, capsys, checkpoint):
     monkeypatch.setitem(sys.modules, "executorch.runtime", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .equilib\[executorch\]"):
         pte.load_pte(tmp_path / "model.pte")
+    assert main(["quantize", checkpoint, "-o", str(tmp_path / "model.pte")]) == 1
+    assert one_sentence(capsys) == f"equilib: {pte.INSTALL}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name, words", [("model.tflite", "ends in .tflite"), ("model", "without an ending")])
+def test_another_ending_is_refused(tmp_path, capsys, checkpoint, name, words):
+    assert main(["quantize", checkpoint, "-o", str(tmp_path / name)]) == 1
+    error = one_sentence(capsys)
+    assert name in error and words in error and ".onnx" in error and ".pte" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason=pte.INSTALL)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pte") / "model.pte"
+    assert main(["quantize", str(results.shipped_checkpoint(NAME)), "-o", str(path)]) == 0
+    return path
+
+
+@needs_executorch
 @pytest.mark.slow
-def test_the_program_gives_the_same_bits_under_quarter_turns(tissue, tmp_path):
-    pytest.importorskip("executorch", reason=pte.INSTALL)
-    deployed = deploy(shipped_network("pcam_C4_w0.35_20000_seed0"), tmp_path / "model.onnx")
-    run = pte.load_pte(pte.export_pte(deployed.simulated, tmp_path / "model.pte", 95, largest_batch=8))
+def test_the_program_gives_the_same_bits_under_quarter_turns(program, tissue):
+    run = pte.load_pte(program)
     upright = run_model(run, tissue)
     for turns in (1, 2, 3):
         assert torch.equal(run_model(run, torch.rot90(tissue, turns, (-2, -1))), upright)
-    theirs = run_model(deployed.session, tissue)
+    theirs = run_model(RUNTIMES["onnxruntime"].load(results.shipped_int8(NAME)), tissue)
     assert (upright - theirs).abs().max() < 0.1 * theirs.std(), "single levels may be rounded otherwise"
-    (tmp_path / "damaged.pte").write_bytes((tmp_path / "model.pte").read_bytes()[:1000])
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_a_program_is_asked_its_self_test_where_it_is_loaded(program, tmp_path, monkeypatch):
+    (tmp_path / "damaged.pte").write_bytes(program.read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged.pte is no ExecuTorch program"):
         pte.load_pte(tmp_path / "damaged.pte")
+    # The answers lie in the file as text: another first digit is another answer.
+    contents = program.read_bytes()
+    start = contents.index(b'"answers": [[') + len(b'"answers": [[')
+    place = next(i for i in range(start, start + 4) if contents[i : i + 1].isdigit())
+    digit = b"9" if contents[place : place + 1] != b"9" else b"5"
+    (tmp_path / "other.pte").write_bytes(contents[:place] + digit + contents[place + 1 :])
+    with pytest.raises(ValueError, match="other.pte gives wrong answers in this ExecuTorch: its self-test is off by"):
+        pte.load_pte(tmp_path / "other.pte")
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_a_network_of_real_numbers_as_a_program(tmp_path, tissue):
+    network = exported(shipped_network(NAME))
+    run = pte.load_pte(pte.export_pte(network, tmp_path / "real.pte", 95, largest_batch=8))
+    assert relative_difference(run_model(network, tissue), run_model(run, tissue)) < 1e-5
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_an_operator_that_executorch_lacks_is_named(tmp_path):
+    class Spectrum(torch.nn.Module):
+        def forward(self, x):
+            return torch.linalg.svdvals(x)
+
+    network = fold_batch_norm(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), Spectrum(), torch.nn.Flatten()))
+    with pytest.raises(ValueError, match="cannot be written as an ExecuTorch program .*svd"):
+        pte.export_pte(network, tmp_path / "model.pte", 95)
+    assert list(tmp_path.iterdir()) == []

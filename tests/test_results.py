@@ -107,6 +107,27 @@ def test_vnni_is_what_the_processor_says(monkeypatch):
     assert results.has_vnni()
 
 
+@pytest.mark.parametrize(
+    "found, name, instructions",
+    [
+        ({"cpu_name": "Cortex-A76", "dot": True, "i8mm": False}, "Cortex-A76", "DEFAULT with dotprod"),
+        ({"cpu_name": "Apple M2", "dot": True, "i8mm": True}, "Apple M2", "DEFAULT with dotprod and i8mm"),
+        ({"cpu_name": "AMD EPYC", "avx512_vnni": True}, "AMD EPYC", "DEFAULT with VNNI"),
+        ({"cpu_name": "", "avx2": True}, "asked elsewhere", "DEFAULT"),
+    ],
+)
+def test_every_processor_is_named(monkeypatch, found, name, instructions):
+    """…as torch finds it; where it finds no name, as the system does."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(results.Path, "read_text", lambda path: "model name : asked elsewhere\n")
+    assert (results.processor(), results.instructions()) == (name, instructions)
+    monkeypatch.setattr(results.Path, "read_text", lambda path: "")
+    monkeypatch.setattr(results.platform, "processor", lambda: "")
+    monkeypatch.setattr(results.platform, "machine", lambda: "riscv64")
+    assert results.processor() == (found["cpu_name"] or "riscv64")
+
+
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="only Linux lists the flags in a file")
 def test_vnni_agrees_with_the_flags_of_linux():
     lines = Path("/proc/cpuinfo").read_text().splitlines()

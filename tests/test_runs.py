@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from equilib.densenet import DenseNet, DenseNetConfig
 from equilib.mobilenet import MobileNetConfig, build
 from equilib.runs import TrainConfig, claim, load_network, read_checkpoint, save_checkpoint
 
@@ -32,7 +33,38 @@ def written(path, network, **changes):
     return path
 
 
+# --- configurations ---
+
+
+@pytest.mark.parametrize("network", [MobileNetConfig(width=0.1, group="C4"), DenseNetConfig(growth=8, dropout=0.1)])
+def test_a_configuration_of_either_family_comes_back_from_its_dictionary(network):
+    config = replace(CONFIG, network=network)
+    there = json.loads(json.dumps(config.to_dict()))
+    assert TrainConfig.from_dict(there) == config
+    assert there["network"].get("family") == (None if isinstance(network, MobileNetConfig) else "densenet")
+
+
+def test_a_family_that_is_none_is_refused():
+    values = CONFIG.to_dict()
+    values["network"]["family"] = "resnet"
+    with pytest.raises(ValueError, match="family must be one of .*got 'resnet'"):
+        TrainConfig.from_dict(values)
+    with pytest.raises(ValueError, match="growth"):  # of another family
+        TrainConfig.from_dict(values | {"network": DenseNetConfig().to_dict()})
+
+
 # --- checkpoints ---
+
+
+@pytest.mark.parametrize("kind, growth", [("conventional", 3), ("equivariant", 8)])
+def test_a_checkpoint_of_a_densenet_is_read_as_one(tmp_path, kind, growth):
+    config = TrainConfig(kind, DenseNetConfig(growth=growth))
+    network = build(kind, config.network).eval()
+    loaded, _ = load_network(written(tmp_path / "x.pt", network, equilib=config.to_dict()))
+    assert loaded.config == config.network and isinstance(loaded, DenseNet) == (kind == "conventional")
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network(images))
 
 
 @pytest.mark.parametrize("prefix", ["", "network.", "module.", "model.", "_orig_mod.", "module._orig_mod.network."])

@@ -7,7 +7,7 @@ import pytest
 
 from equilib import study
 from equilib.mobilenet import MobileNetConfig
-from equilib.training import TrainConfig
+from equilib.runs import ARCHITECTURES, TrainConfig
 from equilib.variant import ANY_ANGLE, Variant
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -22,6 +22,10 @@ def everything():
             if limit or group != "C12":
                 yield Variant("equivariant", group, depthwise, "", width, divisor, limit)
                 yield Variant("equivariant", group, depthwise, "", width, divisor, limit, antialias=True)
+    for group, growth, limit in product(("C4", "D4"), (24, 64), (True, False)):
+        for recipe in ("", ANY_ANGLE):
+            yield Variant.densenet("conventional", growth, group, recipe=recipe, band_limit=limit)
+        yield Variant.densenet("equivariant", growth, group, band_limit=limit)
 
 
 def test_different_variants_have_different_file_names():
@@ -39,7 +43,8 @@ def test_labels_tell_networks_of_one_width_and_rounding_apart():
 def test_a_configuration_gives_the_variant_back():
     for variant in everything():
         turned = 1.0 if variant.recipe or not variant.conventional else 0.0
-        config = TrainConfig(variant.kind, MobileNetConfig(**variant.architecture), any_angle=turned)
+        network = ARCHITECTURES[variant.family](**variant.architecture)
+        config = TrainConfig(variant.kind, network, any_angle=turned)
         assert Variant.of(config.to_dict()) == variant
     with pytest.raises(KeyError, match="divisor"):
         Variant.of({"kind": "equivariant", "network": {"group": "C4", "depthwise": "strict", "width": 1.0}})
@@ -69,13 +74,19 @@ def test_files_of_runs_are_named_by_their_variant(folder):
         (Variant("equivariant", "C4", "fieldwise", divisor=24), "C4, field-wise", "C4_fieldwise_w0.35_m24"),
         (Variant("conventional", "C12", "grouped"), "conventional, grouped as C12", "conventional_grouped_C12_w0.35"),
         (Variant("conventional", recipe=ANY_ANGLE), "conventional, any angle", "conventional_any_angle_w0.35"),
+        (Variant.densenet("equivariant", 64), "D4 DenseNet, growth 64", "D4_densenet_g64"),
+        (
+            Variant.densenet("conventional", 24, recipe=ANY_ANGLE),
+            "conventional DenseNet, growth 24, any angle",
+            "conventional_any_angle_densenet_g24",
+        ),
     ],
 )
 def test_names(variant, label, slug):
     assert (variant.label, variant.slug) == (label, slug)
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "plain"}, {"depthwise": "dense"}, {"recipe": "none"}])
+@pytest.mark.parametrize("wrong", [{"kind": "plain"}, {"depthwise": "dense"}, {"recipe": "none"}, {"family": "resnet"}])
 def test_variants_that_are_none(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be one of"):
         Variant(**{"kind": "equivariant"} | wrong)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from equilib.budget import BUDGETS, current_budget
 from equilib.cli.options import given
-from equilib.cli.parser import NETWORK, PRESET, RECIPE, SCHEME, TRAINER, TRAINING
-from equilib.mobilenet import MobileNetConfig
+from equilib.cli.parser import DENSENET, NETWORK, PRESET, RECIPE, SCHEME, TRAINER, TRAINING
 from equilib.results import markdown_table, writable_target
-from equilib.runs import CURVES, TrainConfig
+from equilib.runs import ARCHITECTURES, CURVES, TrainConfig
+from equilib.variant import DEFAULT_FAMILY
 
 
 def train(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -47,21 +48,22 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Write the ONNX file of a checkpoint."""
-    from equilib import deploy, device, int8
+    """Write the ONNX file or the ExecuTorch program of a checkpoint."""
+    from equilib import deploy, int8
     from equilib.mobilenet import exported
     from equilib.runs import load_network
 
     output = writable_target(options.output)
     if output.exists() and options.checkpoint.exists() and output.samefile(options.checkpoint):
         raise ValueError(f"{output} is the checkpoint itself, which would be lost; name another file with -o")
+    write = deploy.writer(output)
     recipe, scheme = given(options, RECIPE), given(options, SCHEME)
     network, _ = load_network(options.checkpoint)
     if options.fp32:
         if recipe or scheme:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in (*recipe, *scheme))
             raise ValueError(f"--fp32 rounds nothing, so it does not go with {named}")
-        path, steps = device.export_onnx(exported(network), output, network.config.input_size), ("FP32",)
+        path, steps = write(exported(network), output, network.config.input_size), ("FP32",)
     else:
         made = deploy.deploy(network, output, **recipe, scheme=int8.Scheme(**scheme))
         path, steps = made.onnx, made.steps
@@ -90,12 +92,24 @@ def without_paths(arguments: list[str]) -> str:
 def _config(options: argparse.Namespace, kind: str) -> TrainConfig:
     """The configuration: the library's defaults, then the preset, then what is given."""
     preset = {name: getattr(BUDGETS[options.preset], name) for name in PRESET} if options.preset else {}
-    of = {
-        names: {n: v for n, v in preset.items() if n in names} | given(options, names) for names in (NETWORK, TRAINING)
-    }
-    network = MobileNetConfig(**of[NETWORK])
-    config = TrainConfig(kind, network, data=options.data or "", **of[TRAINING])  # refused before data is drawn
-    return config if options.data else TrainConfig(kind, network, data=_synthetic(), **of[TRAINING])
+    recipe = {name: value for name, value in preset.items() if name in TRAINING} | given(options, TRAINING)
+    network = _network(options, preset)
+    config = TrainConfig(kind, network, data=options.data or "", **recipe)  # refused before data is drawn
+    return config if options.data else TrainConfig(kind, network, data=_synthetic(), **recipe)
+
+
+def _network(options: argparse.Namespace, preset: dict):
+    """The architecture's configuration; of presets only a MobileNetV2 takes what they say of the network."""
+    of = ARCHITECTURES[options.family]
+    asked = given(options, (*NETWORK, *DENSENET))
+    foreign = [f"--{name.replace('_', '-')}" for name in asked if name not in {value.name for value in fields(of)}]
+    if foreign:
+        raise ValueError(
+            f"{', '.join(foreign)}: a network of --family {options.family} has no such value; leave it out"
+        )
+    if options.family == DEFAULT_FAMILY:
+        asked = {name: value for name, value in preset.items() if name in NETWORK} | asked
+    return of(**asked)
 
 
 def _machine(options: argparse.Namespace) -> dict:

@@ -9,15 +9,19 @@ from pathlib import Path
 
 from equilib import __version__
 from equilib.budget import BUDGETS
+from equilib.cli.allocator import VARIABLE
 from equilib.cli.options import add_options, count, whole
+from equilib.densenet import DenseNetConfig
 from equilib.deploy import deploy
 from equilib.int8 import Scheme
 from equilib.mobilenet import MobileNetConfig
 from equilib.pcam import LABEL_WINDOW
 from equilib.runs import TrainConfig
+from equilib.variant import DEFAULT_FAMILY, FAMILIES
 
 # Not options: PCam has two classes, and the other three have an argument of their own.
 NETWORK = tuple(value.name for value in fields(MobileNetConfig) if value.name != "classes")
+DENSENET = ("growth",)  # what else a DenseNet has
 TRAINING = tuple(value.name for value in fields(TrainConfig) if value.name not in ("kind", "network", "data"))
 RECIPE = tuple(name for name in signature(deploy).parameters if name not in ("network", "path", "scheme"))
 # The other values of a scheme are for simulation: no integer kernel has them.
@@ -59,9 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
     )
 
-    quantize = command("quantize", "make an INT8 ONNX model of a trained network, without data")
+    quantize = command("quantize", "make an INT8 model of a trained network, without data")
     quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
-    quantize.add_argument("-o", "--output", type=Path, required=True, help="the ONNX file")
+    quantize.add_argument("-o", "--output", type=Path, required=True, help="the file: .onnx, or .pte for ExecuTorch")
     quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
     add_options(quantize, deploy, RECIPE)
     add_options(quantize, Scheme, SCHEME)
@@ -104,9 +108,22 @@ def _training_options() -> argparse.ArgumentParser:
         choices=tuple(BUDGETS),
         help=f"values to start from, before the options that are given ({presets.replace('_', ' ')})",
     )
-    add_options(shared.add_argument_group("network"), MobileNetConfig, NETWORK)
+    network = shared.add_argument_group("network (defaults are MobileNetV2's; a DenseNet has its own)")
+    network.add_argument(
+        "--family",
+        choices=FAMILIES,
+        default=DEFAULT_FAMILY,
+        help=f"of architectures (default {DEFAULT_FAMILY}); of the options below, a densenet has --group, --band-limit, "
+        "--input-size, --dropout and --growth",
+    )
+    add_options(network, MobileNetConfig, NETWORK)
+    add_options(network, DenseNetConfig, DENSENET)
     add_options(shared.add_argument_group("training"), TrainConfig, TRAINING)
-    machine = shared.add_argument_group("machine (options of lightning.Trainer; their defaults are its own)")
+    machine = shared.add_argument_group(
+        "machine (options of lightning.Trainer; their defaults are its own)",
+        f"On Linux with glibc training starts anew with {VARIABLE} set, which makes a step on a CPU faster; set it yourself, "
+        "to nothing too, and it is left alone.",
+    )
     machine.add_argument("--accelerator", default=argparse.SUPPRESS, help="cpu, gpu, …")
     machine.add_argument("--devices", type=_devices, default=argparse.SUPPRESS, help="how many, or which")
     machine.add_argument("--num-nodes", type=count, default=argparse.SUPPRESS)

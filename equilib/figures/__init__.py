@@ -4,7 +4,7 @@ Nothing here trains, reads files or shows anything; a notebook displays what it 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; the two networks also differ in marker and line.
 """
 
-from equilib.figures.device import operator_chain, rotated_answers, tumour_map
+from equilib.figures.device import Measured, accuracy_against_latency, operator_chain, rotated_answers, tumour_map
 from equilib.figures.dfq import channel_ranges, convergence, weights_on_grid
 from equilib.figures.fields import (
     arrows_both_ways,

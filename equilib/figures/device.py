@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.lines import Line2D
 
-from equilib.figures.style import GREY, RESPONSE, Figure, bare
+from equilib.figures.style import GREY, RESPONSE, SERIES, Figure, bare
 from equilib.windows import Windows
 
 
@@ -35,6 +37,74 @@ def operator_chain(operators: Sequence[tuple[str, str]]) -> Figure:
         xlim=(-0.6, len(operators) - 0.4), ylim=(-0.6, 0.6), title="One block as onnxruntime runs it (filled: integers)"
     )
     ax.set_axis_off()
+    return figure
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well and how fast a network answers somewhere.
+
+    Attributes:
+        network, runtime: names.
+        precision: "FP32" or "INT8".
+        milliseconds: a patch.
+        accuracy, error: between 0 and 1; ``error`` is the standard error over test patches.
+    """
+
+    network: str
+    runtime: str
+    precision: str
+    milliseconds: float
+    accuracy: float
+    error: float
+
+
+NETWORK_COLOURS = (*(style["color"] for style in SERIES), "#000000", "#999999")
+RUNTIME_MARKERS = ("o", "s", "^", "D", "P", "X", "v", "*")
+
+
+def accuracy_against_latency(points: Sequence[Measured], *, title: str) -> Figure:
+    """Accuracy against milliseconds a patch: a colour a network, a marker a runtime, INT8 filled.
+
+    Up is right more often, left is faster; the bar is a network's standard error, at its fastest INT8 point.
+
+    Raises:
+        ValueError: more networks or runtimes than can be told apart.
+    """
+    networks = list(dict.fromkeys(point.network for point in points))
+    runtimes = list(dict.fromkeys(point.runtime for point in points))
+    if len(networks) > len(NETWORK_COLOURS) or len(runtimes) > len(RUNTIME_MARKERS):
+        raise ValueError(
+            f"at most {len(NETWORK_COLOURS)} networks and {len(RUNTIME_MARKERS)} runtimes can be told apart"
+        )
+    colours = dict(zip(networks, NETWORK_COLOURS))
+    markers = dict(zip(runtimes, RUNTIME_MARKERS))
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    ax = figure.subplots()
+    for point in points:
+        colour = colours[point.network]
+        ax.plot(
+            point.milliseconds,
+            100 * point.accuracy,
+            markers[point.runtime],
+            color=colour,
+            markerfacecolor=colour if point.precision == "INT8" else "white",
+            markersize=8,
+        )
+    for name in networks:  # its error once, at its fastest INT8 point: it is the same for all runtimes
+        fastest = min((p for p in points if p.network == name), key=lambda p: (p.precision != "INT8", p.milliseconds))
+        ax.errorbar(
+            fastest.milliseconds, 100 * fastest.accuracy, 100 * fastest.error, color=colours[name], capsize=3, zorder=0
+        )
+    ax.set(title=title, xlabel="milliseconds a patch, one thread", ylabel="accuracy, %", xscale="log")
+    ax.grid(alpha=0.3, which="both")
+    handles = [Line2D([], [], color=colours[name], linewidth=4, label=name) for name in networks]
+    handles += [Line2D([], [], color=GREY, marker=markers[name], linestyle="", label=name) for name in runtimes]
+    handles += [
+        Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor=face, label=name)
+        for name, face in (("INT8", GREY), ("FP32", "white"))
+    ]
+    ax.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

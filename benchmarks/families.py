@@ -1,0 +1,161 @@
+"""The DenseNet beside MobileNetV2: parameters, multiply-accumulates, files, latency, and what a step of training takes.
+
+    python benchmarks/families.py [--quick] [--save]
+
+Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
+processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save`
+keeps the figures in benchmarks/families.json and renews the table in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as F
+
+from equilib import device, marks
+from equilib.deploy import deploy
+from equilib.equivariance import run_model
+from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
+from equilib.results import environment, markdown_table, write_json
+from equilib.runs import ARCHITECTURES
+from equilib.variant import Variant
+
+SAVED = Path(__file__).with_suffix(".json")
+VARIANTS = (
+    Variant("conventional", divisor=24),
+    Variant("equivariant", "C4", "fieldwise", divisor=24),
+    Variant("equivariant", "C12", "fieldwise", divisor=24),
+    Variant.densenet("conventional", 24),
+    Variant.densenet("conventional", 64),
+    Variant.densenet("equivariant", 64),
+)
+BATCHES = {1: 8, 32: 1}  # patches at once, and calls in a row: before a short call, what ran last counts
+STEP_PATCHES = 32
+
+
+def name(variant: Variant) -> str:
+    """For the table."""
+    width = "" if variant.family == "densenet" else f" MobileNetV2, width {variant.width:g}"
+    return f"{variant.label}{width}"
+
+
+def networks(folder: Path) -> dict[str, dict]:
+    """Of each variant the network, its figures that need no clock, and its sessions in both precisions."""
+    found = {}
+    for variant in VARIANTS:
+        torch.manual_seed(0)
+        config = ARCHITECTURES[variant.family](**variant.architecture)
+        size = config.input_size
+        network = estimate_statistics(build(variant.kind, config), torch.randn(8, 3, size, size))
+        plain = exported(network)
+        fp32 = device.export_onnx(plain, folder / f"{variant.slug}_fp32.onnx", size)
+        int8 = deploy(network, folder / f"{variant.slug}_int8.onnx").onnx
+        figures = {
+            "input": size,
+            "parameters": count_parameters(network),
+            "macs": sum(layer.macs for layer in count_costs(plain, size)),
+            "bytes": {"FP32": fp32.stat().st_size, "INT8": int8.stat().st_size},
+        }
+        sessions = {"FP32": device.session(fp32), "INT8": device.session(int8)}
+        found[name(variant)] = {"network": network, "figures": figures, "sessions": sessions}
+    return found
+
+
+def training_step(network: torch.nn.Module, size: int):
+    """One step as `equilib train` takes it, on patches that are there already."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(STEP_PATCHES, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(STEP_PATCHES) % 2
+    optimizer = torch.optim.AdamW(network.train().parameters(), 1e-4, fused=True)
+
+    def step():
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(cases: dict, rounds: int) -> dict:
+    """Median processor seconds of a call of each (callable, calls in a row); the first round warms up."""
+    taken = defaultdict(list)
+    for count in range(rounds + 1):
+        for key, (run, calls) in cases.items():
+            start = time.process_time()
+            for _ in range(calls):
+                run()
+            if count:
+                taken[key].append((time.process_time() - start) / calls)
+    return {key: median(values) for key, values in taken.items()}
+
+
+def measure(quick: bool) -> dict[str, dict]:
+    """All figures, by the name of the network."""
+    with TemporaryDirectory() as folder:
+        found = networks(Path(folder))
+        cases = {}
+        for batch, calls in BATCHES.items():
+            for label, one in found.items():
+                size = one["figures"]["input"]
+                images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+                for precision, session in one["sessions"].items():
+                    run = lambda session=session, images=images: run_model(session, images)  # noqa: E731
+                    cases[label, precision, batch] = (run, 1 if quick else calls)
+        latency = seconds(cases, 1 if quick else 7)
+        steps = {label: (training_step(one["network"], one["figures"]["input"]), 1) for label, one in found.items()}
+        step = seconds(steps, 1 if quick else 5)
+    result = {}
+    for label, one in found.items():
+        times = {
+            precision: {str(batch): round(1000 * latency[label, precision, batch], 3) for batch in BATCHES}
+            for precision in one["sessions"]
+        }
+        result[label] = one["figures"] | {"ms": times, "step_seconds": round(step[label], 4)}
+    return result
+
+
+def table(saved: dict) -> str:
+    """The saved figures, and where they were measured."""
+    rows = []
+    for label, one in saved["networks"].items():
+        rows.append(
+            {
+                "network": label,
+                "input": str(one["input"]),
+                "parameters": f"{one['parameters']:,}",
+                "MACs [millions]": f"{one['macs'] / 1e6:.0f}",
+                "file, FP32 → INT8 [MB]": f"{one['bytes']['FP32'] / 1e6:.2f} → {one['bytes']['INT8'] / 1e6:.2f}",
+                **{
+                    f"batch {batch}, FP32 → INT8 [ms]": " → ".join(f"{ms[str(batch)]:.1f}" for ms in one["ms"].values())
+                    for batch in BATCHES
+                },
+                f"training step, {STEP_PATCHES} patches [s]": f"{one['step_seconds']:.2f}",
+            }
+        )
+    machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())
+    return f"{markdown_table(rows)}\n\nMeasured on: {machine}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
+    parser.add_argument("--save", action="store_true", help="keep the figures and renew the README's table")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    saved = {"environment": here, "networks": measure(options.quick)}
+    print(table(saved))
+    if options.save:
+        write_json(SAVED, saved)
+        marks.write("families", table(saved), SAVED.with_name("README.md"))
+
+
+if __name__ == "__main__":
+    main()
