@@ -3,10 +3,22 @@ import torch
 
 from equilib.live.measure import served  # noqa: F401 (for the tests of pages)
 
-
 # Files that take longest on a quiet machine: first, so that none of them runs alone at the end (the target `test` hands
 # out whole files in this order).
-LONGEST_FIRST = "browser training experiments colab benchmarks int8 whole_way results layouts site live synthetic".split()
+LONGEST_FIRST = [
+    "browser",
+    "training",
+    "experiments",
+    "colab",
+    "benchmarks",
+    "int8",
+    "whole_way",
+    "results",
+    "layouts",
+    "site",
+    "live",
+    "synthetic",
+]
 
 
 def pytest_collection_modifyitems(items):
