@@ -997,8 +997,8 @@ RUNS = _of(
     ("shares beyond 1", "if self.any_angle > 1:", "if self.any_angle > 2:"),
     (
         "old files are taken for field-wise",
-        '{"depthwise": "strict"} | values["network"]',
-        'values["network"]',
+        'values = {"depthwise": "strict"} | values',
+        "values = dict(values)",
         "test_runs.py::test_files_that_do_not_say_their_depthwise_layer_are_strict",
     ),
 )
