@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +192,17 @@ REPEATS = 4000
 def _bootstrap(values: np.ndarray, *, draw: int = 0) -> np.ndarray:
     """Means of resampled runs and patches, (REPEATS,): values (runs, patches), both drawn with replacement."""
     runs, patches = values.shape
-    # Patches come first from a generator of their own: two tables of the same patches then see the same resamples.
-    patch_counts = np.random.default_rng(0).multinomial(patches, np.full(patches, 1 / patches), REPEATS)
     run_counts = np.random.default_rng((1, draw)).multinomial(runs, np.full(runs, 1 / runs), REPEATS)
-    return np.einsum("bs,sn,bn->b", run_counts, values, patch_counts, optimize=True) / (runs * patches)
+    return np.einsum("bs,sn,bn->b", run_counts, values, _patch_counts(patches), optimize=True) / (runs * patches)
+
+
+@lru_cache(maxsize=1)
+def _patch_counts(patches: int) -> np.ndarray:
+    """How often each patch is drawn, (REPEATS, patches), from a generator of its own: two tables of the same patches see
+    the same resamples, and the drawing, which takes nearly all of the time, is done once."""
+    counts = np.random.default_rng(0).multinomial(patches, np.full(patches, 1 / patches), REPEATS)
+    counts.flags.writeable = False
+    return counts
 
 
 def _interval(samples: np.ndarray) -> tuple[float, float]:
