@@ -132,7 +132,7 @@ def steps_between(chains: Mapping[str, Mapping[str, Sequence[float]]], *, title:
                     position, 0.5, "not run", transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="center"
                 )
                 continue
-            ax.hlines(mean, position - 0.3, position + 0.3, color=STYLES["equivariant"]["color"], linewidth=3)
+            ax.hlines(mean, position - 0.3, position + 0.3, color=GREY, linewidth=3)
             ax.plot([position] * len(numbers), numbers, linestyle="none", marker="o", color="black", markersize=4)
             before = means[position - 1] if position else None
             if before is not None:
