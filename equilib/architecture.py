@@ -27,7 +27,7 @@ BLUR = 3  # pixels of the binomial filter, (1, 2, 1) / 4 along each axis
 
 
 class InexactGridError(ValueError):
-    """The configuration samples the grid asymmetrically, so it cannot commute with 90-degree rotations."""
+    """The configuration samples the grid asymmetrically, so it cannot commute with rotations by 90°."""
 
 
 def round_channels(channels: float, divisor: int) -> int:
@@ -62,7 +62,7 @@ class MobileNetConfig:
             averages away most of what is dropped channel by channel.
         antialias: in both networks, layers with a stride see a blurred input (Zhang 2019, here before the filter): their
             filters are those of 3 x 3 pixels convolved with the binomial one, so of 5 x 5, on the same grids.
-        allow_inexact: accept grids on which 90-degree rotations are not exact.
+        allow_inexact: accept grids on which rotations by 90° are not exact.
 
     Raises:
         InexactGridError: a stage breaks the exactness rule of :mod:`equilib.grids` (unless ``allow_inexact``).
@@ -115,7 +115,7 @@ class MobileNetConfig:
             sizes = nearest_exact_sizes(self.input_size, windows)
             remedy = f"input_size={sizes[0]}" if sizes else "another strided_padding"
             raise InexactGridError(
-                "the strided layers sample the grid asymmetrically, so 90-degree rotations are not exact:\n  "
+                "the strided layers sample the grid asymmetrically, so rotations by 90° are not exact:\n  "
                 + "\n  ".join(stage.explain() for stage in broken)
                 + f"\nUse {remedy}, or pass allow_inexact=True to see what happens."
             )

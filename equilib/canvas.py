@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-SIZE = 96
-"""Height and width of a patch, in pixels (about 1 micrometre each)."""
+from equilib.hdf5 import LABEL_WINDOW
+from equilib.hdf5 import PATCH_SIZE as SIZE  # a pixel is about a micrometre
 
-CENTRE = slice(32, 64)
+CENTRE = slice((SIZE - LABEL_WINDOW) // 2, (SIZE + LABEL_WINDOW) // 2)
 """Rows and columns of the square of a patch that decides the label."""
 
 PAD = 22

@@ -227,7 +227,7 @@ def disc_mask(size: int) -> Tensor:
         size: the height and width of the grid, in pixels.
 
     Returns:
-        (size, size) float tensor of 0 and 1, unchanged by 90-degree rotations and by reflections.
+        (size, size) float tensor of 0 and 1, unchanged by rotations by 90° and by reflections.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")

@@ -1,7 +1,7 @@
-"""Which pixels a strided convolution samples, and when that commutes with a 90-degree rotation.
+"""Which pixels a strided convolution samples, and when that commutes with a rotation by 90°.
 
-A convolution or pooling with stride s on n pixels (kernel k, padding p on both sides, dilation d) commutes with 90-degree
-rotations exactly if and only if
+A convolution or pooling with stride s on n pixels (kernel k, padding p on both sides, dilation d) commutes with rotations
+by 90° exactly if and only if
 
     (n + 2p - d(k - 1) - 1) mod s = 0,
 
@@ -58,7 +58,7 @@ class Window:
         return self.span(size) % self.stride
 
     def exact(self, size: int) -> bool:
-        """Whether the sampling is symmetric, so that the layer commutes with 90-degree rotations."""
+        """Whether the sampling is symmetric, so that the layer commutes with rotations by 90°."""
         return self.remainder(size) == self.after - self.padding
 
     def centres(self, size: int) -> list[float]:
@@ -87,7 +87,7 @@ class Stage:
 
     @property
     def exact(self) -> bool:
-        """Whether this stage commutes with 90-degree rotations on the grid."""
+        """Whether this stage commutes with rotations by 90° on the grid."""
         return self.window.exact(self.size)
 
     def explain(self) -> str:

@@ -18,7 +18,10 @@ from pathlib import Path
 
 import h5py
 
-PCAM_NAME = re.compile(r"camelyonpatch_level_2_split_(train|valid|test)_[xy]\.h5")
+# PCam's layout: its splits, the side of a patch, and of the square in its centre that decides the label, in pixels.
+SPLITS = ("train", "valid", "test")
+PATCH_SIZE, LABEL_WINDOW = 96, 32
+PCAM_NAME = re.compile(rf"camelyonpatch_level_2_split_({'|'.join(SPLITS)})_[xy]\.h5")
 # Filters of HDF5 itself, which repacking can use instead of one that is missing.
 REPACK = "h5repack -f GZIP=4 OLD NEW"
 

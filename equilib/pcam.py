@@ -19,12 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from equilib.hdf5 import PatchFileError as PatchFileError
-from equilib.hdf5 import mapped_offset, open_dataset, reading, wrong
+from equilib.hdf5 import (  # noqa: F401 (whoever reads patches finds PCam's layout and errors here)
+    LABEL_WINDOW,
+    PATCH_SIZE,
+    SPLITS,
+    PatchFileError,
+    mapped_offset,
+    open_dataset,
+    reading,
+    wrong,
+)
 
-SPLITS = ("train", "valid", "test")
-PATCH_SIZE = 96
-LABEL_WINDOW = 32
 PUBLISHED_SIZES = {"train": 262_144, "valid": 32_768, "test": 32_768}
 # Of PCam's training split, per RGB channel, for intensities in [0, 1].
 MEAN = (0.7008, 0.5384, 0.6916)

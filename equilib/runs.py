@@ -55,7 +55,7 @@ class TrainConfig:
         batch_size: per process.
         learning_rate: of AdamW, the highest of a one-cycle schedule.
         weight_decay: of AdamW; biases and norms are not decayed.
-        augmentation: random 90-degree rotations and reflections.
+        augmentation: random quarter turns and reflections.
         any_angle: share of the patches that are also turned by a random angle (:func:`equilib.pcam.turn_any_angle`).
         stain: strength of the random change of stains (:func:`equilib.pcam.vary_stain`), say 0.1; 0 for none.
         recalibrate: before each validation, set the statistics of batch normalization to those of this many training

@@ -123,7 +123,7 @@ def stage_errors(errors: Mapping[str, Mapping[str, float]], *, tolerance: float 
     """Equivariance errors by stage of the pipeline, on a logarithmic scale.
 
     Args:
-        errors: for each network, for each stage, the relative error under 90-degree rotations.
+        errors: for each network, for each stage, the relative error under rotations by 90°.
         tolerance: draw a line here.
     """
     figure = Figure(figsize=(8, 3.2), layout="constrained")

@@ -48,7 +48,7 @@ def sampling(*, size: int = 8, kernel: int = 3, stride: int = 2, padding: int = 
 
 
 def plan(*, size: int = 96, padding: int = 1, smallest: int = 90, largest: int = 102) -> Explorer:
-    """Choose the input size of MobileNetV2 and see at which stage 90-degree rotations stop being exact.
+    """Choose the input size of MobileNetV2 and see at which stage rotations by 90° stop being exact.
 
     Args:
         size, padding: the teaching default; padding is that of the strided layers.
