@@ -354,3 +354,26 @@ def angular_spectrum(filters: Tensor, *, wavelength: float = 6.0, highest: int =
     waves = 2 * torch.pi / wavelength * torch.stack([angles.cos(), angles.sin()], 1)
     power = torch.fft.fft(frequency_response(filters, waves)).abs().square()
     return torch.stack([power[m % directions] for m in range(-highest, highest + 1)]) / power.sum()
+
+
+def spread_within_fields(filters: Tensor, field_size: int) -> Tensor:
+    """How far the rotated copies of one filter differ in range: the largest range over the smallest, field by field.
+
+    A rotation by 90 degrees moves samples and changes none; between them the copies are sampled anew, and their largest
+    values differ.  Where they do not, equalization scales all channels of a field alike (the paper, section 4.1).
+
+    Args:
+        filters: (channels, ...), the weights of a layer by output channel.
+        field_size: |G|, how many neighbouring channels are copies of one filter.
+
+    Returns:
+        (channels / field_size,), 1 or more; 1 for a field of zeros, infinite where only some of its copies are zero.
+
+    Raises:
+        ValueError: the channels make no whole fields.
+    """
+    if field_size < 1 or len(filters) % field_size:
+        raise ValueError(f"{len(filters)} channels make no whole fields of field_size {field_size}")
+    ranges = filters.detach().abs().flatten(1).amax(1).unflatten(0, (-1, field_size))
+    largest, smallest = ranges.amax(1), ranges.amin(1)
+    return torch.where(largest > 0, largest / smallest, torch.ones_like(largest))

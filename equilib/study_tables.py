@@ -136,28 +136,62 @@ def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+# The stages of quantization, in the order in which a network takes them; the words are those of a row.
+NAIVE = (("naive", "int8 naive, simulated"), ("equalized", "int8 simulated"))
+LADDER = (
+    ("naive", "naive"),
+    ("equalized", "+ equalization"),
+    ("absorbed", "+ absorption"),
+    ("bias corrected", "+ bias correction"),
+    ("per channel", "per channel"),
+)
+
+
 def naive_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """What naive rounding to INT8 costs, and what is left of it after equalization and absorption, simulated.
 
     One row for each kind of network and learning rate, runs of all sizes and seeds together.  Networks of C1, which limit
     the band and share nothing, count as equivariant.
     """
+    return _change_rows(runs, NAIVE)
+
+
+def ladder_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """INT8 minus FP32 at each rung of :func:`equilib.deploy.quantization_ladder`, in the rows of :func:`naive_rows`.
+
+    Per channel is naive but for a scale for each output channel.  Older runs noted two of the rungs, the naive one and the
+    absorbed one, under other names; a rung shows how many runs it is of where these are not all.
+    """
+    return _change_rows(runs, LADDER)
+
+
+def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     rows = []
     groups = {(run.variant.conventional, run.figures["config"]["learning_rate"]) for run in runs}
     for conventional, rate in sorted(groups, reverse=True):
         group = [
-            run.figures["accuracy"]
+            run.figures
             for run in runs
             if (run.variant.conventional, run.figures["config"]["learning_rate"]) == (conventional, rate)
         ]
         row = {"networks": "conventional" if conventional else "equivariant", "learning rate": f"{rate:g}"}
         row["runs"] = str(len(group))
-        for words, stage in (("naive", "int8 naive, simulated"), ("equalized", "int8 simulated")):
-            changes = [100 * (stages[stage]["accuracy"] - stages["fp32"]["accuracy"]) for stages in group]
-            row[f"{words} − FP32 [points]"] = f"{sum(changes) / len(changes):+.2f}"
-            row[f"{words}, worst"] = f"{min(changes):+.2f}"
+        for words, stage in stages:
+            changes = [change for figures in group if (change := _change(figures, stage)) is not None]
+            some = "" if len(changes) == len(group) else f" ({len(changes)} run{'s' * (len(changes) != 1)})"
+            mean = f"{sum(changes) / len(changes):+.2f}{some}" if changes else "not measured"
+            row[f"{words} − FP32 [points]"] = mean
+            row[f"{words}, worst"] = f"{min(changes):+.2f}" if changes else ""
         rows.append(row)
     return rows
+
+
+def _change(figures: dict, stage: str) -> float | None:
+    """Accuracy at a stage minus that of FP32, in points; None where the run did not note that stage."""
+    accuracy = figures["accuracy"]
+    noted = {"naive": "int8 naive, simulated", "+ absorption": "int8 simulated"}.get(stage, stage)
+    metrics = figures.get("ladder", {}).get(stage) or accuracy.get(noted)
+    return None if metrics is None else 100 * (metrics["accuracy"] - accuracy["fp32"]["accuracy"])
 
 
 def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:

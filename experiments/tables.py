@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+import cards
+import claims
 import runs
 
 from equilib import contrasts, marks, study, study_tables
@@ -14,9 +16,20 @@ from equilib.results import markdown_table, read_results
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
 
 
+# The files of the marks that are not in results/README.md.
+PAGES = {
+    "table 1": README,
+    "claims": runs.RESULTS / "claims.md",
+    "files": runs.RESULTS / "model_card.md",
+    "networks": runs.RESULTS / "model_card.md",
+    "patches": runs.RESULTS / "data_card.md",
+    "slides": runs.RESULTS / "data_card.md",
+}
+
+
 def page(name: str) -> Path:
-    """The file that holds the marks of this name: the main README has one table, results/README.md the others."""
-    return README if name == "table 1" else ALL
+    """The file that holds the marks of this name."""
+    return PAGES.get(name, ALL)
 
 
 def renew() -> None:
@@ -63,11 +76,17 @@ def tables() -> dict[str, str]:
             study_tables.rotation_rows(chosen),
             study_tables.steadiness_rows(chosen),
         ),
+        "ladder": text(study_tables.ladder_rows([*grid, *ablation, *evidence])),
         "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
         "contrasts": text(contrasts.contrast_rows(planned)),
         "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table(),
         "search": search_table(),
+        "claims": claims.table(),
+        "files": cards.files_table(),
+        "networks": cards.networks_table(),
+        "patches": cards.tissue_table(),
+        "slides": cards.slides_table(),
     }
 
 

@@ -17,6 +17,7 @@ from equilib.filters import (
     pixel_basis,
     pixel_coordinates,
     solve_constraint,
+    spread_within_fields,
     steer,
     steerable_basis,
     steering_error,
@@ -191,3 +192,25 @@ def test_the_filter_at_one_pixel_has_the_norm_of_the_others(name):
     single = steerable_basis(group, "trivial", "regular", 1)
     assert single.square().sum().item() == pytest.approx(1)
     assert torch.allclose(single, single[:, :1].expand_as(single)), "at the origin a rotation does nothing"
+
+
+def test_copies_by_quarter_turns_have_one_range_and_others_repeat_every_quarter_turn():
+    generator = torch.Generator().manual_seed(0)
+    for name in ("C4", "D4", "C12"):
+        group = Group.parse(name)
+        basis = steerable_basis(group, "trivial", "regular", 3)[:, :, 0]  # (coefficients, |G|, 3, 3)
+        drawn = torch.randn(5, len(basis), generator=generator)
+        bank = torch.einsum("fk,kgxy->fgxy", drawn, basis)
+        spread = spread_within_fields(bank.flatten(0, 1), group.order)
+        if name == "C12":
+            assert (spread > 1.05).all(), "between the quarter turns the samples are others"
+            quarter = bank.unflatten(1, (4, 3)).transpose(1, 2).flatten(0, 2)  # the four copies of one 90 degree orbit
+            spread = spread_within_fields(quarter, 4)
+        assert torch.allclose(spread, torch.ones_like(spread), atol=1e-5), name
+
+
+def test_the_spread_of_a_field_is_its_largest_range_over_its_smallest():
+    filters = torch.tensor([1.0, -4.0, 2.0, 2.0, 0.0, 0.0, 0.0, 3.0]).view(8, 1, 1, 1)
+    assert spread_within_fields(filters, 2).tolist() == [4.0, 1.0, 1.0, float("inf")]
+    with pytest.raises(ValueError, match="8 channels make no whole fields of field_size 3"):
+        spread_within_fields(filters, 3)

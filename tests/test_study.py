@@ -193,6 +193,47 @@ def test_naive_rows_part_kinds_and_learning_rates_and_name_the_worst():
     assert list(rows[1].values())[3:5] == ["+1.00", "+1.00"]
 
 
+def test_the_ladder_takes_every_rung_that_a_run_noted():
+    def laddered(naive, absorbed, corrected=None):
+        made = run([1, 0])
+        stages = {"fp32": 0.8, "int8 naive, simulated": naive, "int8 simulated": absorbed}
+        made.figures["accuracy"] = {stage: {"accuracy": value} for stage, value in stages.items()}
+        made.figures["config"] = {"learning_rate": 0.01}
+        if corrected is not None:
+            made.figures["ladder"] = {
+                "naive": {"accuracy": naive},
+                "+ equalization": {"accuracy": 0.79},
+                "+ absorption": {"accuracy": absorbed},
+                "+ bias correction": {"accuracy": corrected},
+            }
+        return made
+
+    (row,) = study_tables.ladder_rows([laddered(0.7, 0.8), laddered(0.6, 0.82, 0.85)])
+    assert list(row.values())[2:] == (
+        ["2", "-15.00", "-20.00", "-1.00 (1 run)", "-1.00", "+1.00", "+0.00", "+5.00 (1 run)", "+5.00"]
+        + ["not measured", ""]
+    )
+
+
+def test_the_ladder_of_the_shipped_runs_is_that_of_their_files():
+    runs = [run for name in ("grid", "ablation", "evidence") for run in study.shipped_runs(name)]
+    for row in study_tables.ladder_rows(runs):
+        changes = []
+        for path in study.shipped_folder().glob("*/*.json"):
+            if path.parent.name not in ("grid", "ablation", "evidence"):
+                continue
+            model = json.loads(path.read_text())["model"]
+            kind, rate = model["config"]["kind"], model["config"]["learning_rate"]
+            shared = kind == "equivariant"
+            if (row["networks"] == "equivariant") == shared and f"{rate:g}" == row["learning rate"]:
+                accuracy = model["accuracy"]
+                naive = accuracy["int8 naive, simulated"]["accuracy"] - accuracy["fp32"]["accuracy"]
+                changes.append(100 * naive)
+        assert row["runs"] == str(len(changes))
+        assert row["naive − FP32 [points]"] == f"{np.mean(changes):+.2f}"
+        assert row["naive, worst"] == f"{min(changes):+.2f}"
+
+
 def test_steadiness_is_a_share_of_the_conventional_networks():
     runs = [run([1, 0]), run([1, 0], network="C12"), run([1, 0], network="C12", seed=1)]
     for turned, flips in zip(runs, (0.1, 0.02, 0.04)):

@@ -1,0 +1,145 @@
+"""The ledger of the paper's claims: results/claims.json, its figures filled in, as a table; figures of the shipped networks.
+
+A claim has a number, its words, its place in the paper, a verdict, one sentence of ours and the artefacts that bear it out.
+A sentence holds no figures: it names those of :func:`figures`, which come from results/ or from a shipped network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from statistics import fmean
+
+import runs
+import torch
+from torch import nn
+
+from equilib import study, study_tables
+from equilib.filters import spread_within_fields
+from equilib.mobilenet import exported
+from equilib.plain import facts
+from equilib.results import markdown_table
+from equilib.runs import shipped_network
+from equilib.variant import ANY_ANGLE, Variant
+
+CLAIMS = runs.RESULTS / "claims.json"
+VERDICTS = ("reproduced", "partly", "contradicted", "not decided yet", "not tested")
+# The shipped networks whose filters are measured, by the group.
+MEASURED = {"C4": "pcam_C4_w0.35_20000_seed0", "C12": "pcam_C12_w0.35_20000_seed0"}
+# The primary contrast of results/PLAN.md.
+PAPER = Variant("equivariant", "C12", "fieldwise", divisor=runs.ABLATION_DIVISOR)
+PLAIN = Variant("conventional", divisor=runs.ABLATION_DIVISOR, recipe=ANY_ANGLE)
+
+
+def table() -> str:
+    """The ledger as a table in Markdown."""
+    known = figures()
+    return markdown_table(
+        [
+            {
+                "claim": f"{claim['number']}. {claim['claim']} ({claim['where']})",
+                "verdict": f"**{claim['verdict']}**",
+                "what was found": claim["sentence"].format(**known),
+                "where": "<br>".join(map(_link, claim["artefacts"])),
+            }
+            for claim in read()
+        ]
+    )
+
+
+def read() -> list[dict]:
+    """The claims, as they stand in the file."""
+    return json.loads(CLAIMS.read_text())
+
+
+def _link(artefact: str) -> str:
+    """An artefact, ``path``, ``tests/file.py::test`` or ``path#section``, as a link from results/ to its file."""
+    path, _, section = artefact.partition("#")
+    path, _, test = path.partition("::")
+    words = f"`{test}`" if test else f"{path.removeprefix('notebooks/')}, «{section}»" if section else f"`{path}`"
+    return f"[{words}](../{path})"
+
+
+def spread(name: str) -> torch.Tensor:
+    """The spread of ranges within each field of all depthwise layers of a shipped network, (fields,)."""
+    layers = [
+        layer
+        for layer in exported(shipped_network(name)).modules()
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1 and facts(layer).field_size
+    ]
+    return torch.cat([spread_within_fields(layer.weight, facts(layer).field_size) for layer in layers])
+
+
+def figures() -> dict[str, object]:
+    """What the sentences name: numbers, and differences with their intervals as text."""
+    grid, ablation, evidence = map(study.shipped_runs, ("grid", "ablation", "evidence"))
+    every = [*grid, *ablation, *evidence]
+    conventional = [run for run in every if run.variant.conventional]
+    turning = [run for run in every if not run.variant.conventional and run.variant.group != "C1"]
+    twelve = [run for run in turning if run.variant.group == "C12"]
+    ours, theirs = (study.select(evidence, variant=variant) for variant in (PAPER, PLAIN))
+    most = runs.SIZES[-1][0]
+    best = max((run for run in every if run.patches == most), key=lambda run: run.correct().mean())
+    found = {
+        "conventional_runs": len(conventional),
+        "equivariant_runs": len(turning),
+        "c12_runs": len(twelve),
+        "int8_conventional": change(study.int8_change(conventional)),
+        "int8_equivariant": change(study.int8_change(turning)),
+        "identical": min(run.figures["int8_identical_under_quarter_turns"] for run in turning),
+        "error_before": error(twelve, "trained", 30),
+        "error_equalized": error(twelve, "equalized", 30),
+        "error_after": error(twelve, "int8", 30),
+        "exact_before": max(errors(turning, "trained", 90)),
+        "flips_between": fmean(_flips_between(run) for run in turning),
+        "patches": most,
+        "seeds_ours": len(ours),
+        "seeds_theirs": len(theirs),
+        "one_recipe": study_tables.difference(study.advantage(ours, theirs)),
+        "one_recipe_int8": study_tables.difference(study.advantage(ours, theirs, "int8")),
+        "one_recipe_auc": study.areas(ours).mean() - study.areas(theirs).mean(),
+        "parameters_ours": ours[0].figures["parameters"],
+        "parameters_theirs": theirs[0].figures["parameters"],
+        "macs_ours": ours[0].figures["macs"] / 1e6,
+        "macs_theirs": theirs[0].figures["macs"] / 1e6,
+        "best": 100 * best.correct().mean(),
+        "best_network": best.network,
+    }
+    few = runs.SIZES[0][0]
+    strict = [study.select(grid, network=network, width=0.35, patches=most) for network in ("C12", "conventional")]
+    wider, narrower = (study.select(group, network="C12", width=0.35, patches=few) for group in (ablation, grid))
+    found |= {
+        "few": few,
+        "strict": study_tables.difference(study.advantage(*strict)),
+        "more_fields": study_tables.difference(study.advantage(wider, narrower)),
+    }
+    for group, name in MEASURED.items():
+        values = spread(name)
+        found |= {f"spread_{group}": values.median().item(), f"spread_{group}_most": values.max().item()}
+    return found
+
+
+def change(estimate: study.Estimate) -> str:
+    """A small difference as text in points: mean (interval of 95 %)."""
+    return f"{100 * estimate.mean:+.2f} ({100 * estimate.low:+.2f} to {100 * estimate.high:+.2f})"
+
+
+def errors(group: Sequence[study.Run], stage: str, degrees: int) -> list[float]:
+    """The root-mean-square equivariance error of each run's logits at a stage and an angle, in standard deviations."""
+    return [
+        measured["rms"]
+        for run in group
+        for measured in run.figures["equivariance"][stage]
+        if measured["degrees"] == degrees
+    ]
+
+
+def error(group: Sequence[study.Run], stage: str, degrees: int) -> float:
+    """The mean of :func:`errors`."""
+    return fmean(errors(group, stage, degrees))
+
+
+def _flips_between(run: study.Run) -> float:
+    """The share of classes that flip at the multiples of 30 degrees between the quarter turns."""
+    spread = run.figures["rotation_spread"]["fp32"]
+    return fmean(flips for angle, flips in zip(spread["angles"], spread["flips_by_angle"], strict=True) if angle % 90)
