@@ -1026,6 +1026,16 @@ TABLES = _of(
     ),
 )
 
+CONTRASTS = _of(
+    "contrasts",
+    "test_contrasts.py",
+    ("patches that chose the epoch count as unseen", '"unseen": slice(CHOSE, None)', '"unseen": slice(None)'),
+    ("confirmation patches cannot say no", "confirmation.interval[1] < 0", "confirmation.interval[0] > 0"),
+    ("a yes needs no confirmation", "if not known:", "if False:"),
+    ("trainings of any length are compared", "== (PATCHES, epochs, learning_rate)", "!= (PATCHES, None, None)"),
+    ("equal scores are parted", "scores[1:] > scores[:-1], [True]", "scores[1:] >= scores[:-1], [True]"),
+)
+
 ORDER = _of(
     "study",
     "test_study.py",
@@ -1055,6 +1065,7 @@ MUTANTS = [
     *RUNS,
     *EPOCHS,
     *TABLES,
+    *CONTRASTS,
     *ORDER,
     *INT8,
     *DEVICE,
