@@ -31,8 +31,11 @@ check: lint
 
 # Two processes with a thread each: on two cores that is faster than one with two, and than two that quarrel over them.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests
-	OMP_NUM_THREADS=1 EQUILIB_BUDGET=smoke $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks
+	@set -e; begin=$$(date +%s); \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests; \
+	middle=$$(date +%s); \
+	OMP_NUM_THREADS=1 EQUILIB_BUDGET=smoke $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks; \
+	echo "tests $$((middle - begin)) s, notebooks $$(($$(date +%s) - middle)) s"
 
 # Do the tests bite?  Breaks the library in some two hundred places, one at a time; takes half an hour, for the night.
 mutation: $(STAMP)
@@ -68,11 +71,13 @@ bench: $(STAMP)
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.
 $(STAMP): pyproject.toml constraints.txt
+	@mkdir -p $(VENV); date +%s > $(VENV)/.began
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lab,site,test]"
 	$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
 	touch $@
+	@echo "set-up $$(($$(date +%s) - $$(cat $(VENV)/.began))) s"
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -19,7 +19,7 @@ Model = nn.Module | Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class EquivarianceError:
+class ErrorUnderRotation:
     """The error of a model under one rotation of its input, relative to the spread of its outputs over patches.
 
     Attributes:
@@ -76,7 +76,7 @@ def equivariance_error(
     output_action: Callable[[Tensor], Tensor] | None = None,
     reference: Tensor | None = None,
     batch_size: int = 64,
-) -> EquivarianceError:
+) -> ErrorUnderRotation:
     """Compare f(g x) with g f(x) for one rotation g.
 
     Args:
@@ -95,7 +95,7 @@ def equivariance_error(
 
 def interpolation_control(
     model: Model, images: Tensor, degrees: float, *, reference: Tensor | None = None, batch_size: int = 64
-) -> EquivarianceError:
+) -> ErrorUnderRotation:
     """What interpolation alone costs: rotate there and back again, then compare the outputs.
 
     The picture ends where it began, so every difference is due to two interpolations, none to orientation.
@@ -107,7 +107,7 @@ def interpolation_control(
 
 def equivariance_sweep(
     model: Model, images: Tensor, angles: Iterable[float], *, batch_size: int = 64
-) -> list[EquivarianceError]:
+) -> list[ErrorUnderRotation]:
     """:func:`equivariance_error` of invariant outputs for several angles, running the unrotated images once."""
     reference = run_model(model, images, batch_size=batch_size)
     return [equivariance_error(model, images, a, reference=reference, batch_size=batch_size) for a in angles]
@@ -246,7 +246,7 @@ def assert_equivariant(
             )
 
 
-def _compare(expected: Tensor, actual: Tensor, degrees: float) -> EquivarianceError:
+def _compare(expected: Tensor, actual: Tensor, degrees: float) -> ErrorUnderRotation:
     expected, actual = expected.double(), actual.double()
     if expected.shape != actual.shape:
         raise ValueError(f"outputs have different shapes: {tuple(expected.shape)} and {tuple(actual.shape)}")
@@ -260,6 +260,6 @@ def _compare(expected: Tensor, actual: Tensor, degrees: float) -> EquivarianceEr
     difference = (actual - expected) / (spread or float("nan"))
     classes = expected.ndim == 2 and expected.shape[1] > 1
     flips = (expected.argmax(1) != actual.argmax(1)).double().mean().item() if classes else float("nan")
-    return EquivarianceError(
+    return ErrorUnderRotation(
         float(degrees), difference.square().mean().sqrt().item(), difference.abs().max().item(), flips
     )

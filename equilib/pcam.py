@@ -187,8 +187,8 @@ def crop(images: Tensor, size: int) -> Tensor:
     return images[..., start : start + size, start : start + size]
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random 90-degree rotation and reflection for each patch (section 5 of the paper).
+def turn_and_reflect(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A random quarter turn, and for half of the patches a reflection (section 5 of the paper).
 
     Args:
         images: (B, C, n, n), any dtype.
@@ -204,15 +204,15 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     return result
 
 
-def turn_any_angle(images: Tensor, generator: torch.Generator, share: float = 1.0) -> Tensor:
+def turn_any_angle(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """A random rotation by any angle for each patch, interpolated bilinearly; for networks that see the disc only.
 
     Interpolation blurs, so a network that sees turned patches alone never sees a sharp one.
 
     Args:
         images: (B, C, n, n), uint8 or float32; pixels from outside the picture repeat its edge.
-        generator: on the CPU; decides alone.
         share: of the patches that are turned, between 0 and 1; the others stay as they are.
+        generator: on the CPU; decides alone.
 
     Returns:
         Float32, same shape and scale.

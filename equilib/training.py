@@ -28,12 +28,12 @@ from equilib.callbacks import Bar, BestCheckpoint, CheckpointFiles, Curves, Hist
 from equilib.mobilenet import build, estimate_statistics
 from equilib.pcam import (
     Patches,
-    augment,
     collate,
     crop,
     network_inputs,
     normalize,
     shuffled_order,
+    turn_and_reflect,
     turn_any_angle,
     vary_stain,
 )
@@ -178,9 +178,9 @@ class PatchClassifier(lightning.LightningModule):
         # Dropout draws from the global generator: bind that to the step too, so that a resumed run repeats it.
         torch.manual_seed(generator.initial_seed())
         if self.config.augmentation:
-            images = augment(images, generator)
+            images = turn_and_reflect(images, generator)
         if self.config.any_angle:
-            images = turn_any_angle(images, generator, self.config.any_angle)
+            images = turn_any_angle(images, self.config.any_angle, generator)
         if self.config.stain:
             images = vary_stain(images, self.config.stain, generator)
         logits = self.network(normalize(images))

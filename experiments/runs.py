@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from equilib import contrasts
 from equilib.runs import ARCHITECTURES
 from equilib.training import TrainConfig
 from equilib.variant import ANY_ANGLE, DEFAULT_DIVISOR, Variant
@@ -115,19 +116,10 @@ def grid_runs() -> list[Run]:
 
 # results/PLAN.md: one recipe for all.
 PLAN_RECIPE = {"stain": 0.1, "any_angle": 1.0, "recalibrate": 512}
-PLAN_LEARNING_RATE = 3e-3
-PLAN_EPOCHS, END_EPOCHS = 6, 24
+PLAN_LEARNING_RATE = contrasts.LEARNING_RATE
+PLAN_EPOCHS, END_EPOCHS = contrasts.EPOCHS, 24
 # The networks by the names that the plan gives them; files in results/evidence/ begin with these.
-PLAN_NETWORKS = {
-    "conventional": replace(CONVENTIONAL, recipe=ANY_ANGLE),
-    "grouped4": Variant("conventional", "C4", "grouped", ANY_ANGLE, divisor=ABLATION_DIVISOR),
-    "grouped12": Variant("conventional", "C12", "grouped", ANY_ANGLE, divisor=ABLATION_DIVISOR),
-    "C1_fieldwise": replace(FIELDWISE, group="C1"),
-    "C4_strict": replace(FIELDWISE, depthwise="strict"),
-    "C4_fieldwise": FIELDWISE,
-    "C4_fieldwise_pixels": replace(FIELDWISE, band_limit=False),
-    "C12_fieldwise": replace(FIELDWISE, group="C12"),
-    "D4_fieldwise": replace(FIELDWISE, group="D4"),
+PLAN_NETWORKS = contrasts.NETWORKS | {
     # The paper's third row: eight fields of D4 train about as many weights as the 24 channels of the published plain one.
     "D4_densenet": Variant.densenet("equivariant", 64),
     "densenet": Variant.densenet("conventional", 24, recipe=ANY_ANGLE),

@@ -9,7 +9,7 @@ import cards
 import claims
 import runs
 
-from equilib import marks, study, study_tables
+from equilib import contrasts, marks, study, study_tables
 from equilib.experiment import table
 from equilib.results import markdown_table, read_results
 
@@ -62,8 +62,10 @@ def tables() -> dict[str, str]:
         and (theirs := study.select(grid, variant=runs.NETWORKS[0], patches=size))
     ]
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
+    planned = contrasts.of_plan(evidence)
     return {
-        "table 1": text(study_tables.table_1(grid, most)),
+        "table 1": text(study_tables.table_1(planned)) + "\n\n" + "\n".join(map("* {}".format, verdicts(planned))),
+        "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
         "differences, multiples of 24": text(study_tables.advantage_rows(chosen), narrower),
         "grid": text(study_tables.accuracy_rows(grid), study_tables.int8_rows(grid), *rotation),
@@ -76,6 +78,7 @@ def tables() -> dict[str, str]:
         ),
         "ladder": text(study_tables.ladder_rows([*grid, *ablation, *evidence])),
         "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
+        "contrasts": text(contrasts.contrast_rows(planned)),
         "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table(),
         "search": search_table(),
@@ -85,6 +88,23 @@ def tables() -> dict[str, str]:
         "patches": cards.tissue_table(),
         "slides": cards.slides_table(),
     }
+
+
+def verdicts(planned: list[study.Run]) -> list[str]:
+    """A sentence for each primary and secondary contrast of the plan."""
+    sentences = []
+    for contrast in contrasts.CONTRASTS:
+        if contrast.level == "part":
+            continue
+        label, baseline = (contrasts.NETWORKS[name].label for name in (contrast.network, contrast.baseline))
+        area, points = (contrasts.compare(planned, contrast, name) for name in ("AUC, test", "accuracy, test"))
+        found = (
+            f"{area.mean:+.3f} in AUC, {100 * points.mean:+.1f} points of accuracy, {area.runs[0]} and {area.runs[1]} seed(s); "
+            if all(area.runs)
+            else ""
+        )
+        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{contrasts.verdict(area)}.")
+    return sentences
 
 
 def again_table() -> str:

@@ -3,6 +3,28 @@ import torch
 
 from equilib.live.measure import served  # noqa: F401 (for the tests of pages)
 
+# Files that take longest on a quiet machine: first, so that none of them runs alone at the end (the target `test` hands
+# out whole files in this order).
+LONGEST_FIRST = [
+    "browser",
+    "training",
+    "experiments",
+    "colab",
+    "benchmarks",
+    "int8",
+    "whole_way",
+    "results",
+    "layouts",
+    "site",
+    "live",
+    "synthetic",
+]
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -940,7 +940,7 @@ RANGES = _of(
         "a concatenation has the range of its last part",
         "return None if None in found else _hull(found)",
         "return None if None in found else found[-1]",
-        "test_densenet_int8.py::test_ranges_without_data_hold_the_activations",
+        "test_densenet_int8.py::test_a_concatenation_has_the_range_of_all_its_parts",
     ),
     (
         "a ReLU lets negative values through",

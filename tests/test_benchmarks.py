@@ -12,6 +12,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 import data_path  # noqa: E402
+import families  # noqa: E402
 import fresh  # noqa: E402
 import networks  # noqa: E402
 import runtime_tables  # noqa: E402
@@ -31,6 +32,12 @@ def test_the_readmes_show_the_saved_tables():
     saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
     assert marks.shown("make bench", ROOT / "benchmarks" / "README.md") == speed.tables(saved)
     assert marks.shown("latency", ROOT / "README.md") == speed.latency_table(saved, widths=speed.README_WIDTHS)
+
+
+def test_the_readme_shows_the_families_as_saved():
+    saved = json.loads(families.SAVED.read_text())
+    assert marks.shown("families", families.SAVED.with_name("README.md")) == families.table(saved)
+    assert list(saved["networks"]) == [families.name(variant) for variant in families.VARIANTS]
 
 
 def test_each_part_keeps_the_machine_that_it_was_measured_on():

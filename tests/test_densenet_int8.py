@@ -161,6 +161,25 @@ def test_what_is_concatenated_shares_one_scale(model, images):
         assert joined == 5
 
 
+def test_a_concatenation_has_the_range_of_all_its_parts():
+    """beta ± 6 |gamma| of the first part below and of the second above: neither alone would do."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.an, self.b, self.bn = (*_conv_norm(3, 2), *_conv_norm(3, 3))
+            self.c = nn.Conv2d(5, 2, 1)
+
+        def forward(self, x):
+            return self.c(torch.cat((self.an(self.a(x)), self.bn(self.b(x))), 1))
+
+    network = Net()
+    for norm, mean, std in ((network.an, -2.0, 1.0), (network.bn, 1.0, 0.5)):
+        nn.init.constant_(norm.bias, mean), nn.init.constant_(norm.weight, std)
+    found = ranges.activation_ranges(dfq.fold_batch_norm(network, input_shape=(3, 4, 4)), RANGE)
+    assert (found["cat"].low, found["cat"].high) == pytest.approx((-8, 4))
+
+
 def test_a_tensor_in_two_concatenations_joins_them():
     class Twice(nn.Module):
         def forward(self, a, b, c):

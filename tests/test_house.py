@@ -95,6 +95,7 @@ STACKS = ("torch", "lightning", "e2cnn", "onnxruntime")
         ("equilib.variant", STACKS),
         ("equilib.study", STACKS),
         ("equilib.study_tables", STACKS),
+        ("equilib.contrasts", STACKS),
         ("equilib.tissue", STACKS),
         ("equilib.pcam", ("lightning", "e2cnn", "onnxruntime")),
         ("equilib.dfq", ("lightning", "onnxruntime")),

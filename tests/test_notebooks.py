@@ -443,6 +443,54 @@ ANSWERS |= {
 }
 
 
+def standard_error(first, second, ddof=1):
+    return sum(np.var(side, ddof=ddof) / len(side) for side in (first, second)) ** 0.5
+
+
+def welch_interval(first, second, quantile, freedom=None):
+    parts = [np.var(side, ddof=1) / len(side) for side in (first, second)]
+    freedom = freedom or sum(parts) ** 2 / sum(p**2 / (len(s) - 1) for p, s in zip(parts, (first, second)))
+    middle, reach = np.mean(first) - np.mean(second), quantile(freedom) * sum(parts) ** 0.5
+    return middle - reach, middle + reach
+
+
+def plan_verdict(test, confirmation):
+    if test[1] < 0 or confirmation[1] < 0:
+        return "no"
+    return "yes" if test[0] > 0 and confirmation[0] > 0 else "not shown"
+
+
+ANSWERS |= {
+    exercises.check_standard_error: (
+        standard_error,
+        [
+            lambda a, b: standard_error(a, b, 0),
+            lambda a, b: standard_error(a, a) / 2**0.5 + standard_error(b, b) / 2**0.5,
+            lambda a, b: standard_error(a, b) ** 2,
+            raises,
+        ],
+    ),
+    exercises.check_welch_interval: (
+        welch_interval,
+        [
+            lambda a, b, q: welch_interval(a, b, lambda freedom: 1.96),
+            lambda a, b, q: welch_interval(a, b, q, len(a) + len(b) - 2),
+            lambda a, b, q: welch_interval(b, a, q),
+            lambda a, b, q: welch_interval(a, b, q)[::-1],
+        ],
+    ),
+    exercises.check_verdict: (
+        plan_verdict,
+        [
+            lambda t, c: "yes" if t[0] > 0 else "not shown",
+            lambda t, c: "yes" if t[0] > 0 and c[0] > 0 else "no",
+            lambda t, c: "no" if t[1] < 0 and c[1] < 0 else plan_verdict(t, (abs(c[0]), abs(c[1]))),
+            lambda t, c: "perhaps",
+        ],
+    ),
+}
+
+
 @pytest.mark.parametrize("check", ANSWERS, ids=lambda check: check.__name__)
 def test_self_checks(check, capsys):
     right, wrong = ANSWERS[check]

@@ -12,7 +12,6 @@ from equilib.pcam import (
     STD,
     Patches,
     PatchFileError,
-    augment,
     collate,
     crop,
     input_range,
@@ -20,6 +19,7 @@ from equilib.pcam import (
     normalize,
     shuffled_order,
     split_path,
+    turn_and_reflect,
     turn_any_angle,
     vary_stain,
 )
@@ -179,8 +179,8 @@ def test_unknown_split(tmp_path):
 
 def test_augmentation_is_a_symmetry_of_the_square_and_repeatable():
     images = torch.randint(0, 256, (64, 3, 9, 9), dtype=torch.uint8)
-    turned = augment(images, torch.Generator().manual_seed(3))
-    assert torch.equal(turned, augment(images, torch.Generator().manual_seed(3)))
+    turned = turn_and_reflect(images, torch.Generator().manual_seed(3))
+    assert torch.equal(turned, turn_and_reflect(images, torch.Generator().manual_seed(3)))
     elements = [lambda i, k=k: torch.rot90(i, k, (-2, -1)) for k in range(4)]
     elements += [lambda i, k=k: torch.rot90(i, k, (-2, -1)).flip(-1) for k in range(4)]
     seen = set()
@@ -197,17 +197,17 @@ def test_any_angle_turns_about_the_centre():
     centred = torch.arange(31.0) - 15
     radius = (centred[:, None] ** 2 + centred**2).sqrt()
     rings = (100 + 50 * (radius / 5).cos()).expand(8, 3, 31, 31)
-    turned = turn_any_angle(rings, torch.Generator().manual_seed(0))
+    turned = turn_any_angle(rings, 1.0, torch.Generator().manual_seed(0))
     inside = disc_mask(31) > 0
     assert torch.allclose(turned[..., inside], rings[..., inside], atol=2.5), "rings look the same from every side"
     ramp = centred.expand(64, 1, 31, 31)  # grows to the right, at one unit a pixel
-    turned = turn_any_angle(ramp, torch.Generator().manual_seed(0))
+    turned = turn_any_angle(ramp, 1.0, torch.Generator().manual_seed(0))
     slope_x = (turned[:, 0, 15, 20] - turned[:, 0, 15, 10]) / 10
     slope_y = (turned[:, 0, 20, 15] - turned[:, 0, 10, 15]) / 10
     assert torch.allclose(slope_x**2 + slope_y**2, torch.ones(64), atol=1e-3), "a rotation keeps lengths"
     quadrants = {(x > 0, y > 0) for x, y in zip(slope_x.tolist(), slope_y.tolist())}
     assert len(quadrants) == 4
-    assert torch.equal(turned, turn_any_angle(ramp, torch.Generator().manual_seed(0)))
+    assert torch.equal(turned, turn_any_angle(ramp, 1.0, torch.Generator().manual_seed(0)))
 
 
 def test_stains_vary_in_density_and_nothing_else():
@@ -292,7 +292,7 @@ def test_label_changes():
 
 def test_a_share_of_the_patches_is_turned_and_the_others_are_untouched():
     images = torch.rand(400, 1, 15, 15)
-    turned = turn_any_angle(images, torch.Generator().manual_seed(0), 0.25)
+    turned = turn_any_angle(images, 0.25, torch.Generator().manual_seed(0))
     same = (turned - images).abs().amax((1, 2, 3)) < 1e-5
     assert 0.65 < same.double().mean() < 0.85
 
@@ -330,7 +330,7 @@ def test_an_image_file_gives_what_the_data_set_gives(tmp_path):
 def test_turning_a_grey_patch_leaves_it_grey():
     """Up to its corners: what comes from outside repeats the edge."""
     grey = torch.full((8, 3, 15, 15), 100.0)
-    assert torch.allclose(turn_any_angle(grey, torch.Generator().manual_seed(0)), grey, atol=1e-3)
+    assert torch.allclose(turn_any_angle(grey, 1.0, torch.Generator().manual_seed(0)), grey, atol=1e-3)
 
 
 def test_stains_get_weaker_and_stronger_and_black_stays_finite():

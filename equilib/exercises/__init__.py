@@ -13,4 +13,5 @@ from equilib.exercises.grids import (
     check_resnet_stem,
 )
 from equilib.exercises.mobilenet import check_input_sizes, check_invariant, check_pointwise_parameters
+from equilib.exercises.study import check_standard_error, check_verdict, check_welch_interval
 from equilib.exercises.whole_way import check_field_statistics, check_plain_norm, check_turned_copies, check_whole_way

@@ -35,5 +35,12 @@ from equilib.figures.mobilenet import (
     stage_errors,
     training_curves,
 )
-from equilib.figures.study import accuracy_by_angle, accuracy_by_parameters, learning_curve
+from equilib.figures.study import (
+    accuracy_by_angle,
+    accuracy_by_parameters,
+    against_cost,
+    learning_curve,
+    rounding_losses,
+    steps_between,
+)
 from equilib.figures.style import GREY, STYLES, Live, bars, curves, png

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from equilib.figures.style import Figure, styles_by_kind
+from equilib.figures.style import GREY, STYLES, Figure, styles_by_kind
 
 CONVENTIONAL = ("conventional",)
 
@@ -110,4 +110,91 @@ def accuracy_by_angle(
     panels[0].set_ylabel("accuracy [%]")
     panels[1].legend(fontsize=8)
     figure.suptitle(title)
+    return figure
+
+
+def steps_between(chains: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, label: str) -> Figure:
+    """From one network to another one step at a time: every run a dot, the mean a bar, the step written between them.
+
+    Args:
+        chains: a panel each; for each network, in order, a number each run.  An empty sequence is drawn as «not run», and
+            the steps beside it are left open.
+        title, label: of the figure and of the numbers.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(chains), sharey=True, squeeze=False)[0]
+    for ax, (name, chain) in zip(panels, chains.items()):
+        means = [np.mean(numbers) if len(numbers) else None for numbers in chain.values()]
+        for position, (numbers, mean) in enumerate(zip(chain.values(), means)):
+            if mean is None:
+                ax.axvspan(position - 0.3, position + 0.3, facecolor="0.93", edgecolor=GREY, linestyle="--")
+                ax.text(
+                    position, 0.5, "not run", transform=ax.get_xaxis_transform(), rotation=90, ha="center", va="center"
+                )
+                continue
+            ax.hlines(mean, position - 0.3, position + 0.3, color=GREY, linewidth=3)
+            ax.plot([position] * len(numbers), numbers, linestyle="none", marker="o", color="black", markersize=4)
+            before = means[position - 1] if position else None
+            if before is not None:
+                ax.annotate(
+                    f"{mean - before:+.3f}", (position - 0.5, max(mean, before)), (0, 8), textcoords="offset points",
+                    ha="center", fontsize=9,
+                )  # fmt: skip
+        ax.set(title=name, xlim=(-0.5, len(chain) - 0.5))
+        ax.set_xticks(range(len(chain)), chain, rotation=20, ha="right", fontsize=8)
+        ax.margins(y=0.25)
+    panels[0].set_ylabel(label)
+    figure.suptitle(title)
+    return figure
+
+
+def rounding_losses(changes: Mapping[str, Mapping[str, Sequence[float]]], *, title: str) -> Figure:
+    """What rounding to INT8 changes in each run, before and after a repair.
+
+    Args:
+        changes: for each stage, for each kind of network (``"conventional"``, ``"equivariant"``), INT8 − FP32 of each run
+            in points.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.axvline(0, color=GREY, linewidth=1)
+    rows = [(stage, kind) for stage in changes for kind in changes[stage]]
+    for height, (stage, kind) in enumerate(rows):
+        values = np.asarray(changes[stage][kind])
+        ax.plot(values, np.full(len(values), height), linestyle="none", alpha=0.6, markersize=7,
+                marker=STYLES[kind]["marker"], color=STYLES[kind]["color"])  # fmt: skip
+    ax.set_yticks(range(len(rows)), [f"{stage}: {kind}, {len(changes[stage][kind])} runs" for stage, kind in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set(title=title, xlabel="INT8 − FP32 [points]")
+    return figure
+
+
+def against_cost(
+    costs: Mapping[str, Mapping[str, float]],
+    values: Mapping[str, Sequence[float]],
+    conventional: Collection[str],
+    label: str,
+) -> Figure:
+    """A measure against each cost of a network, a panel a cost.
+
+    Args:
+        costs: for each cost (with its unit), for each network, a number.
+        values: for each network, the measure of each run.
+        conventional: which of them are conventional networks.
+        label: of the measure.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for ax, (cost, row) in zip(panels, costs.items()):
+        for name, numbers in values.items():
+            style = STYLES["conventional" if name in conventional else "equivariant"]
+            ax.plot([row[name]] * len(numbers), numbers, linestyle="none", marker=style["marker"], color=style["color"])
+            ax.annotate(
+                name, (row[name], np.mean(numbers)), (0, 7), textcoords="offset points", ha="center", fontsize=8
+            )
+        ax.set(xlabel=cost, xscale="log")
+        ax.margins(x=0.3, y=0.15)
+    panels[0].set_ylabel(label)
+    figure.suptitle("Every dot a run; orange: conventional networks")
     return figure

@@ -1,0 +1,134 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equilib import contrasts, results, study
+from equilib.figures import steps_between
+
+PLAN = (Path(__file__).parent.parent / "results" / "PLAN.md").read_text()
+
+
+def run(network, area_right, seed=0, *, epochs=6, rate=3e-3, patches=20_000):
+    """A run with 100 patches of each class; `area_right` of the positive ones lie above all others, the rest below."""
+    scores = np.concatenate([np.where(np.arange(100) < 100 * area_right, 2.0, -2.0), np.zeros(100)]) - 0.5
+    labels = [1] * 100 + [0] * 100
+    chose = {"fp32": [-1.0, 1.0] * (contrasts.CHOSE // 2), "label": [0, 1] * (contrasts.CHOSE // 2)}
+    valid = {"fp32": chose["fp32"] + scores.tolist(), "label": chose["label"] + labels}
+    figures = {
+        "config": {"epochs": epochs, "learning_rate": rate},
+        "per_patch": {"fp32": scores.tolist(), "label": labels},
+        "further": {"valid": valid},
+    }
+    return study.Run(contrasts.NETWORKS[network], patches, seed, "made up", "command", figures)
+
+
+PRIMARY = contrasts.CONTRASTS[0]
+
+
+def test_the_contrasts_are_those_of_the_plan():
+    lines = [re.findall(r"(\w+) − (\w+)", line) for line in PLAN.splitlines() if line.startswith("* **")]
+    planned = [pair for pairs in lines for pair in pairs]
+    assert [(c.network, c.baseline) for c in contrasts.CONTRASTS] == planned
+    named = {name for row in re.findall(r"^\| ([\w, ]+) \| [^|]+ \|$", PLAN, re.M) for name in row.split(", ")}
+    assert named - {"name"} == set(contrasts.NETWORKS) - {"D4_fieldwise"}
+
+
+def test_the_area_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 9, 60), rng.integers(0, 2, 60)  # few values, so many ties
+    ones, zeros = scores[labels == 1][:, None], scores[labels == 0]
+    assert contrasts.area_under_curve(scores, labels) == pytest.approx(((ones > zeros) + (ones == zeros) / 2).mean())
+    with pytest.raises(ValueError, match="both classes"):
+        contrasts.area_under_curve([1, 2], [1, 1])
+
+
+def test_no_threshold_is_better_than_the_best():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        scores, labels = rng.integers(0, 12, 40) / 3, rng.integers(0, 2, 40)
+        threshold = contrasts.best_threshold(scores, labels)
+        right = [((scores > t) == labels).mean() for t in np.linspace(-1, 5, 400)]
+        assert ((scores > threshold) == labels).mean() == pytest.approx(max(right))
+
+
+def test_a_difference_has_welchs_interval_in_closed_form():
+    """Two seeds a side, the same spread: two degrees of freedom, where Student's quantile is 0.95 √(2 / (4·0.975·0.025))."""
+    runs = [
+        run("C12_fieldwise", 0.94),
+        run("C12_fieldwise", 0.92, 1),
+        run("conventional", 0.84),
+        run("conventional", 0.82, 1),
+    ]
+    found = contrasts.compare(runs, PRIMARY)
+    reach = 0.95 * (2 / (4 * 0.975 * 0.025)) ** 0.5 * 0.01 * 2**0.5
+    assert found.mean == pytest.approx(0.1) and found.runs == (2, 2)
+    assert found.interval == pytest.approx((0.1 - reach, 0.1 + reach))
+    # The threshold lies at 0; a positive patch above all others is right, one below is wrong, the others are right.
+    assert contrasts.compare(runs, PRIMARY, "accuracy, test").mean == pytest.approx(0.05)
+    assert contrasts.compare(runs, PRIMARY, "AUC, unseen validation").mean == pytest.approx(0.1)
+
+
+def test_one_seed_a_side_has_no_interval_and_says_so():
+    runs = [run("C12_fieldwise", 0.94), run("C12_fieldwise", 0.93, 1), run("conventional", 0.84)]
+    (row,) = [row for row in contrasts.contrast_rows(runs) if row["level"] == "primary"]
+    assert row["seeds"] == "2 and 1" and row["AUC, test"] == "+0.095 (one seed: no interval)"
+    assert row["verdict"].startswith("not decided: one seed")
+
+
+def test_a_contrast_without_a_run_is_not_run():
+    rows = contrasts.contrast_rows([run("C12_fieldwise", 0.9), run("conventional", 0.8)])
+    assert [row["verdict"] for row in rows[1:]] == ["not run"] * 6
+    assert {row["AUC, test"] for row in rows[1:]} == {"not run"}
+
+
+@pytest.mark.parametrize(
+    "test, confirmation, word",
+    [
+        ((0.01, 0.02), (0.01, 0.02), "yes"),
+        ((0.01, 0.02), (-0.01, 0.02), "not shown"),
+        ((-0.01, 0.02), (0.01, 0.02), "not shown"),
+        ((-0.02, -0.01), None, "no"),
+        ((0.01, 0.02), (-0.02, -0.01), "no"),
+        ((0.01, 0.02), None, "not decided: above 0"),
+        ((-0.01, 0.02), None, "not decided: the interval"),
+    ],
+)
+def test_the_verdict_follows_the_plan(test, confirmation, word):
+    test, confirmation = (
+        interval and contrasts.Difference(np.mean(interval), interval, (3, 3)) for interval in (test, confirmation)
+    )
+    assert contrasts.verdict(test, confirmation).startswith(word)
+
+
+def test_only_runs_of_one_recipe_are_compared():
+    kept = run("conventional", 0.8)
+    others = [
+        run("conventional", 0.8, epochs=24),
+        run("conventional", 0.8, rate=1e-2),
+        run("conventional", 0.8, patches=1000),
+    ]
+    others.append(replace(kept, variant=replace(kept.variant, divisor=12)))
+    assert contrasts.of_plan([kept, *others]) == [kept]
+    assert contrasts.of_plan([kept, *others], epochs=24) == others[:1]
+
+
+def test_shipped_runs_leave_the_sealed_folder_closed(monkeypatch):
+    opened = []
+    original = results.read_results
+    monkeypatch.setattr(study, "read_results", lambda path: opened.append(Path(path)) or original(path))
+    runs = contrasts.of_plan(study.shipped_runs("evidence"))
+    assert opened and {path.parent.name for path in opened} == {"evidence"}
+    for one in runs:  # ours by ranks, the file's by torchmetrics in single precision
+        area = contrasts.MEASURES["AUC, test"](one)
+        assert area == pytest.approx(one.figures["accuracy"]["fp32"]["auc"], abs=1e-5)
+
+
+def test_a_missing_step_is_drawn_as_missing():
+    figure = steps_between({"one": {"a": [0.9], "b": [], "c": [0.95, 0.93]}}, title="t", label="l")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["not run"]  # and no step is written beside it
+    figure = steps_between({"one": {"a": [0.9], "c": [0.95, 0.93]}}, title="t", label="l")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["+0.040"]
