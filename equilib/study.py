@@ -18,6 +18,10 @@ from equilib.results import read_results, shipped_folder
 from equilib.variant import Variant
 
 
+# Folders of results/ with the records of shipped networks.
+SHIPPED_FROM = ("naive", "grid", "ablation", "evidence")
+
+
 @dataclass(frozen=True)
 class Run:
     """One trained network and its figures.
@@ -73,7 +77,9 @@ def shipped_run(name: str) -> Run:
     Raises:
         FileNotFoundError: the figures of no such run are among the results.
     """
-    path = next(shipped_folder().glob(f"*/{name.removeprefix('pcam_')}.json"), None)
+    # A network that was trained once more has two records; the one in naive/ is that of the shipped weights.
+    records = (shipped_folder() / part / f"{name.removeprefix('pcam_')}.json" for part in SHIPPED_FROM)
+    path = next(filter(Path.exists, records), None)
     if path is None:
         raise FileNotFoundError(f"no results of a run named {name!r} come with the project")
     return read_run(path)

@@ -22,15 +22,6 @@ def shipped() -> dict[str, dict]:
     return read_results(runs.RESULTS / "checkpoints.json")
 
 
-def shipped_run(name: str) -> study.Run:
-    """The run that gave the shipped file of this name.
-
-    A network that was trained once more for its file has its record in naive/, and another one of its name in the tables.
-    """
-    record = runs.RESULTS / "naive" / f"{name.removeprefix('pcam_')}.json"
-    return study.read_run(record) if record.exists() else study.shipped_run(name)
-
-
 def files_table() -> str:
     """What each shipped network was made from, and by which command."""
     return markdown_table(
@@ -55,7 +46,7 @@ def networks_table() -> str:
     for name, entry in shipped().items():
         if not name.startswith("pcam_"):
             continue
-        run = shipped_run(name)
+        run = study.shipped_run(name)
         figures = run.figures
         between = [
             flips
