@@ -17,7 +17,6 @@ from scipy.special import stdtrit
 from equilib.results import read_results, shipped_folder
 from equilib.variant import Variant
 
-
 # Folders of results/ with the records of shipped networks.
 SHIPPED_FROM = ("naive", "grid", "ablation", "evidence")
 
