@@ -15,7 +15,7 @@ class Unanswered(Exception):
 
 
 def answered(value):
-    if value is None or value is ...:
+    if value is None or value is ... or (isinstance(value, tuple) and all(part is ... for part in value)):
         raise Unanswered
     return value
 
