@@ -51,6 +51,20 @@ def tables(results: dict) -> str:
     return f"{_words(results)}\n\n{markdown_table(rows)}"
 
 
+SHORT = ("batch 1, ms", "batch 32, ms", "file, MB", "same bits under four turns")
+
+
+def short_table(results: dict, runtime: str = "onnxruntime") -> str:
+    """All networks in one runtime, FP32 → INT8."""
+    rows = [
+        {"FP32 → INT8": network["title"]}
+        | {column: _cell(network["runtimes"][runtime], COLUMNS[column]) for column in SHORT}
+        for network in results["networks"].values()
+        if runtime in network["runtimes"]
+    ]
+    return markdown_table(rows)
+
+
 def _words(results: dict) -> str:
     words = ["One thread, 95 × 95 pixels"]
     if results.get("data"):

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import wasm
 from one_runtime import load
-from runtime_tables import tables
+from runtime_tables import short_table, tables
 from timing import interleaved
 
 from equilib import device, marks, pte
@@ -49,6 +49,7 @@ from equilib.training import shipped_network
 
 HERE = Path(__file__).parent
 SAVED, README = HERE.parent / "results" / "runtimes.json", HERE / "README.md"
+MAIN_README = HERE.parent / "README.md"
 BY_PYTHON = ("onnxruntime", "openvino", "executorch")
 EMULATED = "onnxruntime on Arm"
 NAMES = (*BY_PYTHON, *wasm.PLACES, EMULATED)
@@ -296,6 +297,7 @@ def main() -> None:
         if options.quick:
             return
     marks.write("make bench: runtimes", tables(read_results(SAVED)), README)
+    marks.write("latency", short_table(read_results(SAVED)), MAIN_README)
 
 
 if __name__ == "__main__":

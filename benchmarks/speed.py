@@ -24,7 +24,7 @@ from data_path import data_path
 from fresh import in_fresh_process
 from networks import OURS, VARIANTS, network
 from redraw import redraw
-from speed_tables import latency_table, tables
+from speed_tables import tables
 from timing import interleaved
 from training_step import BATCH, batch, training_step
 
@@ -34,8 +34,7 @@ from equilib.pcam import input_range
 from equilib.results import environment, written_whole
 
 HERE = Path(__file__).parent
-README_WIDTHS = (0.35,)  # the README shows these, the tables here all
-SAVED, README, MAIN_README = HERE / "latest.json", HERE / "README.md", HERE.parent / "README.md"
+SAVED, README = HERE / "latest.json", HERE / "README.md"
 
 
 def settings(quick: bool) -> list[tuple[float, str, int]]:
@@ -157,8 +156,10 @@ def measure(names: Sequence[str], quick: bool) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("tables", help="measure nothing; print the tables of the saved figures, renew the READMEs")
-    command = commands.add_parser("measure", help="measure, save the figures, renew the READMEs")
+    commands.add_parser(
+        "tables", help="measure nothing; print the tables of the saved figures, renew benchmarks/README.md"
+    )
+    command = commands.add_parser("measure", help="measure, save the figures, renew benchmarks/README.md")
     command.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
     command.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these, the others stay")
     options = parser.parse_args()
@@ -172,7 +173,6 @@ def main() -> None:
         with written_whole(SAVED) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
     marks.write("make bench", tables(results), README)
-    marks.write("latency", latency_table(results, widths=README_WIDTHS), MAIN_README)
 
 
 if __name__ == "__main__":

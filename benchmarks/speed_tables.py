@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from training_step import BATCH
 
@@ -44,16 +44,10 @@ def data_table(results: dict) -> str:
     )
 
 
-def latency_table(results: dict, *, widths: Collection[float] | None = None) -> str:
-    """Milliseconds a batch in onnxruntime, FP32 and INT8; the size of the files in the last row of a network's setting.
-
-    Args:
-        widths: of which networks; by default of all.
-    """
+def latency_table(results: dict) -> str:
+    """Milliseconds a batch in onnxruntime, FP32 and INT8; the size of the files in the last row of a network's setting."""
     rows = []
     for row in results["deployment"]:
-        if widths is not None and row["width"] not in widths:
-            continue
         networks = list(dict.fromkeys(name.rpartition(", ")[0] for name in row["size_mb"]))
         setting = f"{row['group']}, width {row['width']}"
         for size, latency in row["latency_ms"].items():
