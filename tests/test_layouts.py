@@ -85,7 +85,7 @@ def logits(tmp_path, monkeypatch, tissue):
     """Of a graph as it is given."""
 
     def run(model, images=tissue):
-        monkeypatch.setattr(device, "prepared", str)
+        monkeypatch.setattr(device, "prepared", lambda path, layout=None: str(path))
         onnx.save(model, tmp_path / "net.onnx")
         return run_model(device.session(tmp_path / "net.onnx"), images)
 
