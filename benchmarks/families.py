@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import defaultdict
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-import torch.nn.functional as F
+from timing import interleaved
+from training_step import BATCH, batch, step_of
 
 from equilib import device, marks
 from equilib.deploy import deploy
@@ -37,7 +36,6 @@ VARIANTS = (
     Variant.densenet("equivariant", 64),
 )
 BATCHES = {1: 8, 32: 1}  # patches at once, and calls in a row: before a short call, what ran last counts
-STEP_PATCHES = 32
 
 
 def name(variant: Variant) -> str:
@@ -68,53 +66,26 @@ def networks(folder: Path) -> dict[str, dict]:
     return found
 
 
-def training_step(network: torch.nn.Module, size: int):
-    """One step as `equilib train` takes it, on patches that are there already."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(STEP_PATCHES, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(STEP_PATCHES) % 2
-    optimizer = torch.optim.AdamW(network.train().parameters(), 1e-4, fused=True)
-
-    def step():
-        optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def seconds(cases: dict, rounds: int) -> dict:
-    """Median processor seconds of a call of each (callable, calls in a row); the first round warms up."""
-    taken = defaultdict(list)
-    for count in range(rounds + 1):
-        for key, (run, calls) in cases.items():
-            start = time.process_time()
-            for _ in range(calls):
-                run()
-            if count:
-                taken[key].append((time.process_time() - start) / calls)
-    return {key: median(values) for key, values in taken.items()}
-
-
 def measure(quick: bool) -> dict[str, dict]:
     """All figures, by the name of the network."""
     with TemporaryDirectory() as folder:
         found = networks(Path(folder))
-        cases = {}
-        for batch, calls in BATCHES.items():
+        latency = {}
+        for patches, calls in BATCHES.items():
+            cases = {}
             for label, one in found.items():
                 size = one["figures"]["input"]
-                images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+                images = torch.randn(patches, 3, size, size, generator=torch.Generator().manual_seed(0))
                 for precision, session in one["sessions"].items():
                     run = lambda session=session, images=images: run_model(session, images)  # noqa: E731
-                    cases[label, precision, batch] = (run, 1 if quick else calls)
-        latency = seconds(cases, 1 if quick else 7)
-        steps = {label: (training_step(one["network"], one["figures"]["input"]), 1) for label, one in found.items()}
-        step = seconds(steps, 1 if quick else 5)
+                    cases[label, precision, patches] = run
+            latency |= interleaved(cases, 1 if quick else 7, calls=1 if quick else calls, clock=time.process_time)
+        steps = {label: step_of(one["network"], *batch(label, one["figures"]["input"])) for label, one in found.items()}
+        step = interleaved(steps, 1 if quick else 5, clock=time.process_time)
     result = {}
     for label, one in found.items():
         times = {
-            precision: {str(batch): round(1000 * latency[label, precision, batch], 3) for batch in BATCHES}
+            precision: {str(patches): round(1000 * latency[label, precision, patches], 3) for patches in BATCHES}
             for precision in one["sessions"]
         }
         result[label] = one["figures"] | {"ms": times, "step_seconds": round(step[label], 4)}
@@ -136,7 +107,7 @@ def table(saved: dict) -> str:
                     f"batch {batch}, FP32 → INT8 [ms]": " → ".join(f"{ms[str(batch)]:.1f}" for ms in one["ms"].values())
                     for batch in BATCHES
                 },
-                f"training step, {STEP_PATCHES} patches [s]": f"{one['step_seconds']:.2f}",
+                f"training step, {BATCH} patches [s]": f"{one['step_seconds']:.2f}",
             }
         )
     machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())

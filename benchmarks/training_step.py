@@ -9,16 +9,19 @@ from networks import THEIRS, network
 BATCH = 32
 
 
-def batch(variant: str) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(variant: str, size: int = 95) -> tuple[torch.Tensor, torch.Tensor]:
     layout = torch.contiguous_format if variant in THEIRS else torch.channels_last
-    images = torch.randn(BATCH, 3, 95, 95, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
     return images.contiguous(memory_format=layout), torch.arange(BATCH) % 2
 
 
 def training_step(variant: str, width: float, group: str):
     """One step as `equilib train` takes it."""
-    net = network(variant, width, group)
-    images, labels = batch(variant)
+    return step_of(network(variant, width, group), *batch(variant))
+
+
+def step_of(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor):
+    """Forward, backward and AdamW, on patches that are there already."""
     optimizer = torch.optim.AdamW(net.train().parameters(), 1e-4, fused=True)
 
     def step():
