@@ -27,18 +27,20 @@ class Runtime:
     Attributes:
         name: as tables and :data:`equilib.layouts.MEASURED` have it; also the package that Python imports.
         extra: of this project, which installs it; empty for what always comes along.
-        open: (path, threads) to a function from images to logits.
+        open: (path, threads, batch) to a function from images to logits.
     """
 
     name: str
     extra: str
-    open: Callable[[Path, int], Classifier]
+    open: Callable[[Path, int, int], Classifier]
 
     def available(self) -> bool:
         return find_spec(self.name) is not None
 
-    def load(self, path: str | Path, *, threads: int = 1) -> Classifier:
+    def load(self, path: str | Path, *, threads: int = 1, batch: int = 1) -> Classifier:
         """A function from normalised images (B, 3, n, n) to logits (B, classes), on the CPU.
+
+        Any B gives the same bits; ``batch`` is the one that it will mostly get, and is made fast for.
 
         Raises:
             RuntimeError: the runtime is not installed.
@@ -49,21 +51,21 @@ class Runtime:
             raise RuntimeError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; write it with equilib quantize")
-        return self.open(path, threads)
+        return self.open(path, threads, batch)
 
 
-def _onnxruntime(path: Path, threads: int) -> Classifier:
-    session = device.session(path, threads=threads)
+def _onnxruntime(path: Path, threads: int, batch: int) -> Classifier:
+    session = device.session(path, threads=threads, batch=batch)
     name = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(None, {name: _array(images)})[0])
 
 
-def _openvino(path: Path, threads: int) -> Classifier:
+def _openvino(path: Path, threads: int, batch: int) -> Classifier:
     from io import BytesIO
 
     import openvino
 
-    network = prepared(path, "openvino")
+    network = prepared(path, "openvino", batch=batch)
     # In float32: by default activations that are not quantized become bfloat16 where the processor has it, and so do
     # FP32 files.
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}

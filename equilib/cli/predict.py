@@ -29,9 +29,10 @@ _BATCH = 64
 
 def predict(options: argparse.Namespace, arguments: list[str]) -> int:
     """Print a row of CSV for each patch; files that cannot be read are named at the end, and the exit status is 1."""
-    model = open_model(options.model, threads=options.threads)
+    by_window = bool(options.stride or options.map)
+    model = open_model(options.model, threads=options.threads, batch=_BATCH if by_window else 1)
     inputs = Inputs(options.images)
-    if options.stride or options.map:
+    if by_window:
         from equilib.cli.pictures import predict_pictures
 
         predict_pictures(model, inputs, options)
@@ -95,14 +96,14 @@ class Classifier:
         session: of onnxruntime.
         size: height and width of its input, in pixels.
         normalized: whether it ends in a softmax, so that its outputs are probabilities already.
-        batch: how many images it is given at once, where there are many.
+        batch: how many images it is given at once, at most.
     """
 
     path: Path
     session: object
     size: int
     normalized: bool = False
-    batch: int = _BATCH
+    batch: int = 1
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(1, 3, size, size) normalised to (1, 2); ArithmeticError where the model answers with NaN or infinity."""
@@ -112,8 +113,11 @@ class Classifier:
         return outputs if self.normalized else outputs.softmax(1)
 
 
-def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
+def open_model(path: str | Path, *, threads: int = 1, batch: int = 1) -> Classifier:
     """An ONNX file as a classifier of patches, after it has been asked what it takes and tried on random images.
+
+    Args:
+        batch: how many it is to be given at once, at most; a file for single patches gets them one by one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -122,12 +126,12 @@ def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
     path = Path(path)
     if path.is_file():
         check_external_data(path)
-    session = device.session(path, threads=threads)
+    session = device.session(path, threads=threads, batch=batch)
     inputs = session.get_inputs()[0]
-    batch, _, height, width = inputs.shape
-    if isinstance(batch, int) and batch != 1:
+    fixed, _, height, width = inputs.shape
+    if isinstance(fixed, int) and fixed != 1:
         raise ValueError(
-            f"{path} takes {batch} patches at once, no more and no less; export it with a batch that is free"
+            f"{path} takes {fixed} patches at once, no more and no less; export it with a batch that is free"
         )
     if inputs.type != "tensor(float)":
         raise ValueError(
@@ -141,7 +145,7 @@ def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
     if len(outputs) != 1 or outputs[0].type != "tensor(float)":
         found = ", ".join(f"{output.name}: {output.type}" for output in outputs)
         raise ValueError(f"{path} is another network: it gives {found}, not one float32 tensor of two logits")
-    return _tried(Classifier(path, session, height, batch=1 if batch == 1 else _BATCH))
+    return _tried(Classifier(path, session, height, batch=1 if fixed == 1 else batch))
 
 
 def _tried(model: Classifier) -> Classifier:
