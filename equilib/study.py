@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtrit
 
-from equilib.results import read_results, shipped_folder
+from equilib.results import is_stored, read_results, results_files, shipped_folder
 from equilib.variant import Variant
 
 # Folders of results/ with the records of shipped networks.
 SHIPPED_FROM = ("naive", "grid", "ablation", "evidence")
+# Options of a network that older records do not name, and what was done before there was a choice.
+UNWRITTEN = {"band_limit": True, "field_dropout": False, "antialias": False}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def shipped_run(name: str) -> Run:
     """
     # A network that was trained once more has two records; the one in naive/ is that of the shipped weights.
     records = (shipped_folder() / part / f"{name.removeprefix('pcam_')}.json" for part in SHIPPED_FROM)
-    path = next(filter(Path.exists, records), None)
+    path = next(filter(is_stored, records), None)
     if path is None:
         raise FileNotFoundError(f"no results of a run named {name!r} come with the project")
     return read_run(path)
@@ -86,7 +88,7 @@ def shipped_run(name: str) -> Run:
 
 def read_runs(folder: str | Path) -> list[Run]:
     """All runs in a folder, by network, width, number of patches and seed."""
-    paths = sorted(Path(folder).glob("*.json"))
+    paths = results_files(folder)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no results; experiments/grid.py makes them")
     return sorted(
@@ -103,6 +105,19 @@ def shipped_runs(name: str = "grid") -> list[Run]:
 def select(runs: Sequence[Run], **values) -> list[Run]:
     """The runs whose attributes have these values, such as ``network="C4", patches=1000``."""
     return [run for run in runs if all(getattr(run, name) == value for name, value in values.items())]
+
+
+def siblings(runs: Sequence[Run], run: Run) -> list[Run]:
+    """Those of the runs that were made as this one was, but for the seed: the same network, patches, epochs and recipe."""
+
+    def made(one: Run) -> tuple:
+        config = one.figures["config"]
+        network = UNWRITTEN | config["network"]
+        if one.variant.conventional:
+            network["field_dropout"] = False  # it has no fields, whatever the option says
+        return one.patches, network, {name: config[name] for name in config if name not in ("seed", "data", "network")}
+
+    return [other for other in runs if made(other) == made(run)]
 
 
 def cells(runs: Sequence[Run]) -> list[tuple[tuple[str, float, int], list[Run]]]:

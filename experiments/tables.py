@@ -32,9 +32,11 @@ def page(name: str) -> Path:
     return PAGES.get(name, ALL)
 
 
-def renew() -> None:
-    """Print all tables and put them between their marks."""
+def renew(*names: str) -> None:
+    """Print the tables of these names, or all of them, and put them between their marks."""
     for name, text in tables().items():
+        if names and name not in names:
+            continue
         print(text, end="\n\n")
         marks.write(name, text, page(name))
 

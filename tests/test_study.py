@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from equilib import study, study_tables
+from equilib.results import read_results, results_files
 from equilib.variant import ANY_ANGLE, Variant
 
 VARIANTS = (
@@ -219,10 +220,9 @@ def test_the_ladder_of_the_shipped_runs_is_that_of_their_files():
     runs = [run for name in ("grid", "ablation", "evidence") for run in study.shipped_runs(name)]
     for row in study_tables.ladder_rows(runs):
         changes = []
-        for path in study.shipped_folder().glob("*/*.json"):
-            if path.parent.name not in ("grid", "ablation", "evidence"):
-                continue
-            model = json.loads(path.read_text())["model"]
+        folders = [study.shipped_folder() / name for name in ("grid", "ablation", "evidence")]
+        for path in (path for folder in folders for path in results_files(folder)):
+            model = read_results(path)["model"]
             kind, rate = model["config"]["kind"], model["config"]["learning_rate"]
             shared = kind == "equivariant"
             if (row["networks"] == "equivariant") == shared and f"{rate:g}" == row["learning rate"]:
