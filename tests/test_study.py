@@ -276,6 +276,27 @@ def test_the_ablation_compares_with_the_conventional_network():
         study_tables.ablation_rows(once[1:])
 
 
+def test_runs_of_another_recipe_are_a_cell_of_their_own():
+    """…and its tables show what sets the rows apart; how the oldest records write an option does not."""
+    made = {"epochs": 6, "learning_rate": 0.003, "any_angle": True, "seed": 0, "data": "here"}
+    changes = ({}, {"seed": 1, "data": "there", "any_angle": 1.0}, {"epochs": 24}, {"learning_rate": 0.01})
+    runs = [run([1, 1, 0], seed=seed) for seed in range(4)]
+    for one, change in zip(runs, changes):
+        one.figures["config"] = made | change
+    assert [group for _, group in study.cells(runs)] == [runs[:2], runs[2:3], runs[3:]]
+    assert study.siblings(runs, runs[1]) == runs[:2]
+    for rows in (study_tables.accuracy_rows(runs), study_tables.rotation_rows(runs)):
+        shown = [(row["epochs"], row["learning rate"]) for row in rows]
+        assert shown == [("6", "0.003"), ("24", "0.003"), ("6", "0.01")]
+
+
+def test_fields_dropped_whole_are_another_recipe_where_there_are_fields():
+    for network, apart in (("C4", True), ("conventional", False)):
+        one, other = run([1, 0], network=network), run([1, 0], network=network, seed=1)
+        one.figures["config"], other.figures["config"] = ({"network": {"field_dropout": way}} for way in (True, False))
+        assert len(study.cells([one, other])) == 1 + apart
+
+
 def test_one_seed_has_no_interval():
     """Patches are drawn anew, but what another seed would give nobody knows; the cell says so."""
     several, one = coins(3, 200, 0.8), [run(r.correct(), network="C4") for r in coins(1, 200, 0.8, offset=9)]
@@ -286,6 +307,9 @@ def test_one_seed_has_no_interval():
     )
     (row,) = study_tables.advantage_rows([*several, *one])
     assert {row[name] for name in row if "interval" in name} == {"one seed: no interval"}
+    assert study_tables.accuracy_rows([one[0]])[0]["INT8 − FP32 [points]"].endswith("(one seed: no interval)")
+    two = study_tables.difference(study.advantage(several, several[:2]))
+    assert "(Welch " in two and "; bootstrap " in two
 
 
 def test_welchs_interval_is_scipys():
