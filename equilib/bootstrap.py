@@ -26,22 +26,6 @@ def patch_counts(patches: int) -> np.ndarray:
     return counts
 
 
-def slide_counts(slides: Sequence[str]) -> np.ndarray:
-    """How often each patch is drawn where whole slides are drawn, (REPEATS, N): as often as its slide.
-
-    Args:
-        slides: (N,), the name of each patch's slide.
-
-    Raises:
-        ValueError: all patches are of one slide, so nothing can be drawn.
-    """
-    names, slide = np.unique(np.asarray(slides), return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"a bootstrap by slide needs patches of two slides at least, got {len(names)}")
-    drawn = np.random.default_rng(2).multinomial(len(names), np.full(len(names), 1 / len(names)), REPEATS)
-    return drawn[:, slide]
-
-
 def area_under_curve(scores: Sequence[float], labels: Sequence[int]) -> float:
     """The share of pairs (a patch of class 1, one of class 0) in which the first has the higher score; ties count half.
 
@@ -83,6 +67,51 @@ def resampled_areas(scores: Sequence[float], labels: Sequence[int], counts: np.n
 def resampled_means(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The mean over drawn patches of values (…, N) in each resample, (…, repeats)."""
     return np.asarray(values, float) @ counts.T / counts.sum(1)
+
+
+def drawn_slides(slides: int) -> np.ndarray:
+    """How often each slide is drawn, (REPEATS, slides).
+
+    Raises:
+        ValueError: all patches are of one slide, so nothing can be drawn.
+    """
+    if slides < 2:
+        raise ValueError(f"a bootstrap by slide needs patches of two slides at least, got {slides}")
+    return np.random.default_rng(2).multinomial(slides, np.full(slides, 1 / slides), REPEATS)
+
+
+def slide_means(values: Sequence[float], slide: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The mean over the patches of drawn slides, (repeats,); a slide comes with all its patches.
+
+    Args:
+        values: (N,), a number a patch.
+        slide: (N,), the number of its slide.
+        drawn: (repeats, slides).
+    """
+    size = drawn.shape[1]
+    return drawn @ np.bincount(slide, values, size) / (drawn @ np.bincount(slide, minlength=size))
+
+
+def slide_areas(scores: Sequence[float], labels: Sequence[int], slide: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The area under the curve of the patches of drawn slides, (repeats,); NaN where they have one class alone.
+
+    Pairs in order are counted once for each pair of slides; a resample weighs these counts.  So all of PCam takes no more
+    memory than its patches do.
+
+    Args:
+        scores, labels, slide: (N,); labels are 0 and 1.
+        drawn: (repeats, slides).
+    """
+    scores, ones, size = np.asarray(scores, float), np.asarray(labels) == 1, drawn.shape[1]
+    pairs = np.zeros((size, size))  # of a slide with the positive patch, and one with the negative patch
+    for other in range(size):
+        below = np.sort(scores[~ones & (slide == other)])
+        found = sum(np.searchsorted(below, scores[ones], side) for side in ("left", "right")) / 2
+        pairs[:, other] = np.bincount(slide[ones], found, size)
+    positive, negative = (drawn @ np.bincount(slide[side], minlength=size) for side in (ones, ~ones))
+    possible = positive.astype(float) * negative
+    right = np.einsum("bs,st,bt->b", drawn, pairs, drawn, optimize=True)
+    return np.divide(right, possible, out=np.full(len(drawn), np.nan), where=possible > 0)
 
 
 def over_runs(values: np.ndarray, *, draw: int = 0) -> np.ndarray:

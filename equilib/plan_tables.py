@@ -5,14 +5,18 @@ Runs of another length, learning rate or size never share a row with those of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from equilib.confirmation import FLOOR
 from equilib.contrasts import (
     CONTRASTS,
+    DECIDES,
     EPOCHS,
     LEARNING_RATE,
+    MEASURES,
     NETWORKS,
+    THIRD_ROW,
     Contrast,
     by_recipe,
     compare,
@@ -23,7 +27,7 @@ from equilib.contrasts import (
 )
 from equilib.study import Run
 
-PRIMARY = CONTRASTS[0]
+PRIMARY, AREA = CONTRASTS[0], MEASURES[DECIDES]
 # «To the end»: these pairs, these seeds; the primary one for twice as long if its losses still fall.
 END, LONGER, END_SEEDS = 24, 48, (0, 1)
 END_CONTRASTS = (PRIMARY, CONTRASTS[2])
@@ -156,3 +160,64 @@ def _steps(group: Sequence[Run]) -> str:
     """How many steps of the optimizer these runs took, where they note it."""
     counts = sorted({run.figures["steps"] for run in group if "steps" in run.figures})
     return ", ".join(f"{count:,}" for count in counts) or "–"
+
+
+def later_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The primary contrast in each of the later parts, in brief."""
+    primary = f"{PRIMARY.network} − {PRIMARY.baseline}"
+    parts = [(f"{row['epochs']} epochs", row) for row in end_rows(runs) if row["epochs"] != str(EPOCHS)]
+    parts += [(f"each at its best rate: {row['rates']}", row) for row in best_rate_rows(runs)]
+    parts += [(f"{row['patches']} patches, {row['epochs']} epochs", row) for row in few_rows(runs)]
+    kept = ("contrast", "seeds", *SHOWN)
+    return [{"part": part} | {key: row[key] for key in kept} for part, row in parts if row["contrast"] == primary]
+
+
+# --- what it costs ---
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What :func:`equilib.figures.against_cost` draws.
+
+    Attributes:
+        costs: for each cost (with its unit), for each network, a number, where it is known.
+        areas: the area under the curve of each run on test patches, by network.
+        conventional: which of them are.
+        note: by which names networks are missing, and why.
+    """
+
+    costs: dict[str, dict[str, float]]
+    areas: dict[str, list[float]]
+    conventional: set[str]
+    note: str
+
+
+def costs(runs: Sequence[Run], times: Mapping) -> Costs:
+    """The plan's networks, the third row's among them, against what they cost; without a run there is no mark.
+
+    Args:
+        runs: as :func:`equilib.contrasts.of_plan` and :func:`equilib.contrasts.third_row` give them.
+        times: ``results/families.json``.
+    """
+    variants = NETWORKS | THIRD_ROW
+    found = {name: [run for run in runs if run.variant == variant] for name, variant in variants.items()}
+    trained = {name: group for name, group in found.items() if group}
+    timed = {
+        name: times["networks"][variants[name].timed_as]["ms"]["INT8"]["1"]
+        for name in trained
+        if variants[name].timed_as in times["networks"]
+    }
+    notes = {
+        "not trained yet": [name for name in THIRD_ROW if name not in trained],
+        "no time measured": [name for name in trained if name not in timed],
+    }
+    return Costs(
+        {
+            "trainable parameters": {name: group[0].figures["parameters"] for name, group in trained.items()},
+            "multiply-accumulates": {name: group[0].figures["macs"] for name, group in trained.items()},
+            f"ms a patch, INT8, {times['environment']['processor']}": timed,
+        },
+        {name: [AREA(run) for run in group] for name, group in trained.items()},
+        {name for name in trained if variants[name].conventional},
+        "; ".join(f"{why}: {', '.join(names)}" for why, names in notes.items() if names),
+    )

@@ -53,23 +53,34 @@ def test_of_two_runs_both_are_drawn_in_half_of_the_resamples():
     assert (found != bootstrap.over_runs(values, draw=1)).any(), "the other side draws its own"
 
 
-def test_patches_of_a_slide_stay_together():
-    slides = [f"slide {number % 12}" for number in range(600)]
-    counts = bootstrap.slide_counts(slides)
-    of_slide = counts[:, :12]
-    assert (counts == np.tile(of_slide, 50)).all() and (of_slide.sum(1) == 12).all()
+def test_patches_of_a_slide_are_drawn_together():
+    """What a resample of slides gives is what its patches give, written out."""
+    rng = np.random.default_rng(4)
+    slide, labels = rng.integers(0, 5, 80), rng.integers(0, 2, 80)
+    scores = rng.integers(0, 9, 80) / 3  # ties, within a slide and between slides
+    drawn = bootstrap.drawn_slides(5)[:50]
+    assert (drawn.sum(1) == 5).all()
+    counts = drawn[:, slide]
+    expected = bootstrap.resampled_areas(scores, labels, counts)
+    assert bootstrap.slide_areas(scores, labels, slide, drawn) == pytest.approx(expected)
+    assert bootstrap.slide_means(scores, slide, drawn) == pytest.approx(bootstrap.resampled_means(scores, counts))
     with pytest.raises(ValueError, match="patches of two slides at least, got 1"):
-        bootstrap.slide_counts(["a", "a"])
+        bootstrap.drawn_slides(1)
+
+
+def test_slides_of_one_class_have_no_area():
+    slide = np.array([0, 0, 1])
+    found = bootstrap.slide_areas([1.0, 0.5, 0.2], [1, 1, 0], slide, np.array([[2, 0], [1, 1]]))
+    assert np.isnan(found[0]) and found[1] == 1
 
 
 def test_by_slide_an_interval_is_that_of_as_many_slides_as_there_are():
     """All patches of a slide alike: the spread of the mean is that of 40 slides, not of 2,000 patches."""
     rng = np.random.default_rng(3)
     right = rng.random(40) < 0.7
-    slides = np.repeat(np.arange(40), 50)
-    values = right[slides]
-    share = right.mean()
-    by_slide = bootstrap.resampled_means(values, bootstrap.slide_counts(slides)).std()
+    slide = np.repeat(np.arange(40), 50)
+    values, share = right[slide], right.mean()
+    by_slide = bootstrap.slide_means(values, slide, bootstrap.drawn_slides(40)).std()
     by_patch = bootstrap.resampled_means(values, bootstrap.patch_counts(2000)).std()
     assert by_slide == pytest.approx((share * (1 - share) / 40) ** 0.5, rel=0.05)
     assert by_patch == pytest.approx((share * (1 - share) / 2000) ** 0.5, rel=0.05)

@@ -3,8 +3,9 @@
 import pytest
 from made_up import run
 
-from equilib import contrasts, plan_tables
+from equilib import contrasts, figures, plan_tables
 from equilib.plan_tables import best_rate, best_rate_rows, end_rows, few_rows, rate_rows
+from equilib.results import shipped_results
 
 PAIR = ("C12_fieldwise", "conventional")
 
@@ -101,3 +102,40 @@ def test_the_third_row_is_no_network_of_the_contrasts():
     assert contrasts.third_row([dense, run("C4_strict", 0.8), run("densenet", 0.8, epochs=24)]) == [dense]
     assert contrasts.of_plan([dense]) == []
     assert contrasts.name_of(dense) == "D4_densenet_20000_epochs6_seed0"
+
+
+def costed(network, area, seed=0):
+    one = run(network, area, seed)
+    one.figures |= {"parameters": 1000 + len(network), "macs": 10**7}
+    return one
+
+
+def test_a_network_is_drawn_at_its_cost_as_soon_as_it_has_a_run():
+    """…by its areas; until then, and where no time was measured, the figure's note says which and why."""
+    runs = [costed("conventional", 0.8), costed("conventional", 0.82, 1), costed("grouped4", 0.85)]
+    times = shipped_results("families")
+    found = plan_tables.costs(runs, times)
+    assert found.areas == {"conventional": pytest.approx([0.8, 0.82]), "grouped4": pytest.approx([0.85])}
+    assert found.note == "not trained yet: D4_densenet, densenet; no time measured: grouped4"
+    ms = [row for cost, row in found.costs.items() if cost.startswith("ms")]
+    assert ms == [{"conventional": times["networks"]["conventional MobileNetV2, width 0.35"]["ms"]["INT8"]["1"]}]
+    both = plan_tables.costs([*runs, costed("D4_densenet", 0.9), costed("densenet", 0.7)], times)
+    assert both.note == "no time measured: grouped4" and both.conventional == {"conventional", "grouped4", "densenet"}
+    assert all("D4_densenet" in row for row in both.costs.values())
+    figure = figures.against_cost(both.costs, both.areas, both.conventional, "area", both.note)
+    texts = [{text.get_text() for text in ax.texts} for ax in figure.axes]
+    assert texts[0] == texts[1] == {"conventional", "grouped4", "D4_densenet", "densenet"}
+    assert texts[2] == texts[0] - {"grouped4"}
+    assert both.note in figure.get_suptitle() and len(figure.axes) == 3
+
+
+def test_the_later_parts_in_brief_are_those_of_the_primary_contrast():
+    runs = pair((0.95, 0.94), epochs=24) + pair((0.9, 0.8), patches=1000, epochs=120)
+    rows = plan_tables.later_rows(runs)
+    assert {row["part"]: row["AUC, test"].split()[0] for row in rows} == {
+        "24 epochs": "+0.010",
+        "48 epochs": "not",
+        "each at its best rate: not decided yet": "not",
+        "1,000 patches, 120 epochs": "+0.100",
+        "4,000 patches, – epochs": "not",
+    }

@@ -160,8 +160,11 @@ def test_int8_is_pooled_over_sizes_and_seeds():
         run([1, 1, 0, 0], int8=[1, 0, 0, 0]),
         run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000),
         run([1, 1], network="C4"),
+        run([1, 1], network="C4", seed=1),
+        run([1, 1], network="D12"),
     ]
-    first, second = study_tables.int8_rows(runs)
+    first, second, third = study_tables.int8_rows(runs)
+    assert third["95 % interval"] == "one seed: no interval"
     assert (first["network"], first["runs"], first["INT8 − FP32, all runs [points]"]) == (
         "conventional, width 0.35",
         "2",
@@ -261,7 +264,7 @@ def test_the_ablation_compares_with_the_conventional_network():
     runs = [*once, *(replace(one, seed=1) for one in once)]
     rows = {row["network"]: row for row in study_tables.ablation_rows(runs)}
     assert rows["conventional"]["minus conventional [points]"] == ""
-    assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (+0.0 to")
+    assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (Welch +25.0 to +25.0; bootstrap +0.0 to")
     assert rows["D12"]["minus conventional [points]"].startswith("-25.0 (")
     assert rows["C1"]["validation loss"] == "0.400"
     control = "minus conventional, any angle [points]"
