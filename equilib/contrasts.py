@@ -175,17 +175,21 @@ class Measure:
         scores, labels = _patches(run, self.split)
         if self.area:
             return _areas(tuple(scores.tolist()), tuple(labels.tolist()))
-        right = (scores > self._threshold(run)) == (labels == 1)
-        return resampled_means(right, patch_counts(len(labels)))
+        return _shares(tuple(((scores > self._threshold(run)) == (labels == 1)).tolist()))
 
     def _threshold(self, run: Run) -> float:
         return best_threshold(*_patches(run, "chose")) if self.chosen else 0.0
 
 
-@lru_cache(maxsize=128)
+# Of one run, which several contrasts and tables share.
+@lru_cache(maxsize=256)
 def _areas(scores: tuple, labels: tuple) -> np.ndarray:
-    """Of one run; several contrasts share it."""
     return resampled_areas(scores, labels, patch_counts(len(labels)))
+
+
+@lru_cache(maxsize=256)
+def _shares(right: tuple) -> np.ndarray:
+    return resampled_means(np.asarray(right), patch_counts(len(right)))
 
 
 # The plan's: the first decides.

@@ -12,6 +12,7 @@ import runs
 from equilib import confirmation, contrasts, marks, plan_tables, study, study_tables
 from equilib.experiment import table
 from equilib.results import markdown_table, read_results
+from equilib.variant import ANY_ANGLE
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
 # Read by equilib.confirmation alone, and by it only when the plan says so.
@@ -72,7 +73,10 @@ def tables() -> dict[str, str]:
     if confirmed:
         planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
-    sentences = [*verdicts(planned, confirmed=confirmed), third_row(third)]
+    sentences = [*verdicts(planned, confirmed=confirmed), *third_row(third)]
+    sentences += (
+        [] if confirmed else ["A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."]
+    )
     return {
         "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
         + "\n\n"
@@ -107,9 +111,18 @@ def tables() -> dict[str, str]:
 
 
 def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows of one recipe without what they share, which the README says once."""
-    shared = ("width", "channels, multiples of", "trained on")
-    return [{name: text for name, text in row.items() if name not in shared} for row in rows]
+    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short."""
+    left_out = ("width", "channels, multiples of", "trained on", "INT8 − FP32 [points]")
+    left_out += ("classes that flip at quarter turns, INT8",)
+    return [
+        {name: text for name, text in row.items() if name not in left_out} | {"network": short(row["network"])}
+        for row in rows
+    ]
+
+
+def short(label: str) -> str:
+    """A label without the recipe, which is one for all."""
+    return label.removesuffix(f", {ANY_ANGLE}")
 
 
 def verdicts(planned: list[study.Run], *, confirmed: bool = False) -> list[str]:
@@ -118,27 +131,27 @@ def verdicts(planned: list[study.Run], *, confirmed: bool = False) -> list[str]:
     for contrast in contrasts.CONTRASTS:
         if contrast.level == "part":
             continue
-        label, baseline = (contrasts.NETWORKS[name].label for name in (contrast.network, contrast.baseline))
+        label, baseline = (short(contrasts.NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
         area, points = (contrasts.compare(planned, contrast, name) for name in ("AUC, test", "accuracy, test"))
         again = contrasts.compare(planned, contrast, contrasts.CONFIRMS) if confirmed else None
+        welch = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
         found = (
-            f"{area.mean:+.3f} in AUC, {100 * points.mean:+.1f} points of accuracy, {area.runs[0]} and {area.runs[1]} seed(s); "
+            f"{area.mean:+.3f} in AUC{welch}, {100 * points.mean:+.1f} points, "
+            f"{area.runs[0]} and {area.runs[1]} seed(s); "
             if all(area.runs)
             else ""
         )
-        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{contrasts.verdict(area, again)}.")
+        # The last sentence says once, and results/README.md in each row, that the confirmation patches are sealed.
+        decided = contrasts.verdict(area, again).removesuffix(", confirmation is sealed")
+        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{decided}.")
     return sentences
 
 
-def third_row(runs: list[study.Run]) -> str:
-    """Which networks of the paper's third row have no run yet."""
+def third_row(runs: list[study.Run]) -> list[str]:
+    """A sentence that says which networks of the paper's third row have no run yet; none where the table has both."""
     there = {run.variant for run in runs}
-    lacking = [name for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
-    labels = " and ".join(contrasts.THIRD_ROW[name].label for name in lacking)
-    names = ", ".join(f"`{contrasts.run_name(name, 0)}`" for name in lacking)
-    return (
-        f"The paper's third row, {labels}: not run ({names})." if lacking else "The paper's third row is in the table."
-    )
+    lacking = [f"`{name}`" for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
+    return [f"The paper's third row: not run ({', '.join(lacking)})."] if lacking else []
 
 
 def sealed(evidence: list[study.Run]) -> str:
