@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from equilib.results import markdown_table
+from equilib.runtimes import LABELS
 
 PRECISIONS = ("FP32", "INT8")
-LABELS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "OpenVINO",
-    "executorch": "ExecuTorch",
-    "node": "WebAssembly, Node",
-    "chromium": "WebAssembly, Chromium",
-    "onnxruntime on Arm": "onnxruntime, Arm (emulated)",
-}
 COLUMNS: dict[str, Callable[[dict], str | None]] = {
     "batch 1, ms": lambda row: _milliseconds(row, "1"),
     "batch 32, ms": lambda row: _milliseconds(row, "32"),

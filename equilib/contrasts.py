@@ -209,6 +209,23 @@ def contrast_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def sentences(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each primary and secondary contrast of the plan: what was found, and the verdict.
+
+    Args:
+        runs: as :func:`of_plan` gives them.
+    """
+    found = []
+    for contrast in CONTRASTS:
+        if contrast.level == "part":
+            continue
+        names = " − ".join(NETWORKS[name].label for name in (contrast.network, contrast.baseline))
+        area, points = (compare(runs, contrast, measure) for measure in (DECIDES, "accuracy, test"))
+        numbers = f"{area.mean:+.3f} in AUC, {100 * points.mean:+.1f} points of accuracy, {area.runs[0]} and {area.runs[1]} seed(s); "
+        found.append(f"{names} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area)}.")
+    return found
+
+
 def _text(measure: str, difference: Difference) -> str:
     if np.isnan(difference.mean):
         return "not run"

@@ -64,7 +64,9 @@ def tables() -> dict[str, str]:
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
     planned = contrasts.of_plan(evidence)
     return {
-        "table 1": text(study_tables.table_1(planned)) + "\n\n" + "\n".join(map("* {}".format, verdicts(planned))),
+        "table 1": "\n\n".join(
+            (text(study_tables.table_1(planned)), "\n".join(map("* {}".format, contrasts.sentences(planned))))
+        ),
         "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
         "differences, multiples of 24": text(study_tables.advantage_rows(chosen), narrower),
@@ -88,23 +90,6 @@ def tables() -> dict[str, str]:
         "patches": cards.tissue_table(),
         "slides": cards.slides_table(),
     }
-
-
-def verdicts(planned: list[study.Run]) -> list[str]:
-    """A sentence for each primary and secondary contrast of the plan."""
-    sentences = []
-    for contrast in contrasts.CONTRASTS:
-        if contrast.level == "part":
-            continue
-        label, baseline = (contrasts.NETWORKS[name].label for name in (contrast.network, contrast.baseline))
-        area, points = (contrasts.compare(planned, contrast, name) for name in ("AUC, test", "accuracy, test"))
-        found = (
-            f"{area.mean:+.3f} in AUC, {100 * points.mean:+.1f} points of accuracy, {area.runs[0]} and {area.runs[1]} seed(s); "
-            if all(area.runs)
-            else ""
-        )
-        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{contrasts.verdict(area)}.")
-    return sentences
 
 
 def again_table() -> str:
