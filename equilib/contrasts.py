@@ -221,7 +221,9 @@ def sentences(runs: Sequence[Run]) -> list[str]:
             continue
         names = " − ".join(NETWORKS[name].label for name in (contrast.network, contrast.baseline))
         area, points = (compare(runs, contrast, measure) for measure in (DECIDES, "accuracy, test"))
-        numbers = f"{area.mean:+.3f} in AUC, {100 * points.mean:+.1f} points of accuracy, {area.runs[0]} and {area.runs[1]} seed(s); "
+        interval = " ({:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
+        numbers = f"{area.mean:+.3f}{interval} in AUC, {100 * points.mean:+.1f} points of accuracy, "
+        numbers += f"{area.runs[0]} and {area.runs[1]} seed(s); "
         found.append(f"{names} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area)}.")
     return found
 
