@@ -1,20 +1,23 @@
 """The DenseNet beside MobileNetV2: parameters, multiply-accumulates, files, latency, and what a step of training takes.
 
-    python benchmarks/families.py [--quick] [--save]
+    python benchmarks/families.py [--quick] [--only-memory] [--save]
 
 Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
-processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save`
-keeps the figures in benchmarks/families.json and renews the table in benchmarks/README.md.
+processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  Memory is
+that of a process of its own.  `--save` keeps the figures in benchmarks/families.json and renews the table in
+benchmarks/README.md; with `--only-memory` the times stay, and the machine that they were measured on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from fresh import in_fresh_process
 from timing import interleaved
 from training_step import BATCH, batch, step_of
 
@@ -92,6 +95,14 @@ def measure(quick: bool) -> dict[str, dict]:
     return result
 
 
+def memory() -> dict[str, float]:
+    """The memory of three training steps of each network, in MiB, by its name."""
+    return {
+        name(variant): round(in_fresh_process("family", name(variant), variant.width, variant.group)["mib"], 1)
+        for variant in VARIANTS
+    }
+
+
 def table(saved: dict) -> str:
     """The saved figures, and where they were measured."""
     rows = []
@@ -108,20 +119,29 @@ def table(saved: dict) -> str:
                     for batch in BATCHES
                 },
                 f"training step, {BATCH} patches [s]": f"{one['step_seconds']:.2f}",
+                "memory of training [MiB]": f"{one['step_mib']:.0f}",
             }
         )
     machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())
-    return f"{markdown_table(rows)}\n\nMeasured on: {machine}."
+    apart = "; ".join(f"{key} {value}" for key, value in saved["memory"].items())
+    return f"{markdown_table(rows)}\n\nMeasured on: {machine}. Memory: {apart}."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
+    parser.add_argument("--only-memory", action="store_true", help="measure the memory anew, keep the saved times")
     parser.add_argument("--save", action="store_true", help="keep the figures and renew the README's table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
-    saved = {"environment": here, "networks": measure(options.quick)}
+    if options.only_memory:
+        saved = json.loads(SAVED.read_text())
+    else:
+        saved = {"environment": here, "networks": measure(options.quick)}
+    saved["memory"] = {key: here[key] for key in ("revision", "machine", "torch", "date")}
+    for label, mib in memory().items():
+        saved["networks"][label]["step_mib"] = mib
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)

@@ -62,6 +62,8 @@ def test_every_part_gives_figures():
 def test_parts_in_a_process_of_their_own():
     assert fresh.in_fresh_process("memory", "strict", 0.35, "C4")["mib"] > 10
     assert fresh.in_fresh_process("construction", "equivariant", 0.35, "C4")["build"] > 0
+    label = families.name(families.VARIANTS[0])
+    assert fresh.in_fresh_process("family", label, 0.35, "C4")["mib"] > 10
     with pytest.raises(RuntimeError, match="process failed"):
         fresh.in_fresh_process("nothing", "strict", 0.35, "C4")
 
