@@ -30,6 +30,7 @@ from equilib.runs import ARCHITECTURES
 from equilib.variant import Variant
 
 SAVED = Path(__file__).with_suffix(".json")
+MAIN_README = SAVED.parents[1] / "README.md"
 VARIANTS = (
     Variant("conventional", divisor=24),
     Variant("equivariant", "C4", "fieldwise", divisor=24),
@@ -127,6 +128,17 @@ def table(saved: dict) -> str:
     return f"{markdown_table(rows)}\n\nMeasured on: {machine}. Memory: {apart}."
 
 
+def cost(saved: dict) -> str:
+    """What training the paper's network takes beside the conventional one of its channels, in a sentence."""
+    conventional, paper = (saved["networks"][name(variant)] for variant in (VARIANTS[0], VARIANTS[2]))
+    seconds, mib = ([one[key] for one in (paper, conventional)] for key in ("step_seconds", "step_mib"))
+    return (
+        f"A step of {BATCH} patches, field-wise C12 against the conventional network of its channels: {seconds[0]:.2f} against "
+        f"{seconds[1]:.2f} s of one thread, {mib[0]:.0f} against {mib[1]:.0f} MiB "
+        "([more](benchmarks/README.md#densenet-and-mobilenetv2); whole trainings: notebook 07, section 7)."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
@@ -146,6 +158,7 @@ def main() -> None:
     if options.save:
         write_json(SAVED, saved)
         marks.write("families", table(saved), SAVED.with_name("README.md"))
+        marks.write("cost", cost(saved), MAIN_README)
 
 
 if __name__ == "__main__":
