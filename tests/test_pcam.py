@@ -1,5 +1,6 @@
 import gzip
 import pickle
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -343,3 +344,13 @@ def test_stains_get_weaker_and_stronger_and_black_stays_finite():
     for seed in range(20):
         changed = vary_stain(extremes, 0.2, torch.Generator().manual_seed(seed))
         assert torch.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 255
+
+
+def test_the_pages_state_the_normalization_that_is_done():
+    """Whoever feeds an exported network directly finds it there."""
+    root = Path(__file__).parent.parent
+    numbers = [", ".join(f"{value:.4f}" for value in values) for values in (MEAN, STD)]
+    for page in (root / "README.md", root / "notebooks" / "04_equivariant_mobilenetv2.ipynb"):
+        text = page.read_text().replace("−", "-")
+        assert all(text.count(f"({triple})") == 1 for triple in numbers), page.name
+        assert all(f"{end:.1f}" in text for end in input_range()), page.name
