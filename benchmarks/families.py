@@ -4,7 +4,7 @@
 
 Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
 processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  Memory is
-that of a process of its own.  `--save` keeps the figures in benchmarks/families.json and renews the table in
+that of a process of its own.  `--save` keeps the figures in results/families.json and renews the table in
 benchmarks/README.md; with `--only-memory` the times stay, and the machine that they were measured on.
 """
 
@@ -29,8 +29,9 @@ from equilib.results import environment, markdown_table, write_json
 from equilib.runs import ARCHITECTURES
 from equilib.variant import Variant
 
-SAVED = Path(__file__).with_suffix(".json")
-MAIN_README = SAVED.parents[1] / "README.md"
+HERE = Path(__file__).parent
+SAVED, README = HERE.parent / "results" / "families.json", HERE / "README.md"
+MAIN_README = HERE.parent / "README.md"
 VARIANTS = (
     Variant("conventional", divisor=24),
     Variant("equivariant", "C4", "fieldwise", divisor=24),
@@ -40,12 +41,6 @@ VARIANTS = (
     Variant.densenet("equivariant", 64),
 )
 BATCHES = {1: 8, 32: 1}  # patches at once, and calls in a row: before a short call, what ran last counts
-
-
-def name(variant: Variant) -> str:
-    """For the table."""
-    width = "" if variant.family == "densenet" else f" MobileNetV2, width {variant.width:g}"
-    return f"{variant.label}{width}"
 
 
 def networks(folder: Path) -> dict[str, dict]:
@@ -66,7 +61,7 @@ def networks(folder: Path) -> dict[str, dict]:
             "bytes": {"FP32": fp32.stat().st_size, "INT8": int8.stat().st_size},
         }
         sessions = {"FP32": device.session(fp32), "INT8": device.session(int8)}
-        found[name(variant)] = {"network": network, "figures": figures, "sessions": sessions}
+        found[variant.timed_as] = {"network": network, "figures": figures, "sessions": sessions}
     return found
 
 
@@ -99,7 +94,7 @@ def measure(quick: bool) -> dict[str, dict]:
 def memory() -> dict[str, float]:
     """The memory of three training steps of each network, in MiB, by its name."""
     return {
-        name(variant): round(in_fresh_process("family", name(variant), variant.width, variant.group)["mib"], 1)
+        variant.timed_as: round(in_fresh_process("family", variant.timed_as, variant.width, variant.group)["mib"], 1)
         for variant in VARIANTS
     }
 
@@ -130,7 +125,7 @@ def table(saved: dict) -> str:
 
 def cost(saved: dict) -> str:
     """What training the paper's network takes beside the conventional one of its channels, in a sentence."""
-    conventional, paper = (saved["networks"][name(variant)] for variant in (VARIANTS[0], VARIANTS[2]))
+    conventional, paper = (saved["networks"][variant.timed_as] for variant in (VARIANTS[0], VARIANTS[2]))
     seconds, mib = ([one[key] for one in (paper, conventional)] for key in ("step_seconds", "step_mib"))
     return (
         f"A step of {BATCH} patches, field-wise C12 against the conventional network of its channels: {seconds[0]:.2f} against "
@@ -157,7 +152,7 @@ def main() -> None:
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)
-        marks.write("families", table(saved), SAVED.with_name("README.md"))
+        marks.write("families", table(saved), README)
         marks.write("cost", cost(saved), MAIN_README)
 
 

@@ -50,7 +50,7 @@ def family(label: str, width: float, group: str) -> dict[str, float]:
     from equilib.runs import ARCHITECTURES
 
     torch.set_num_threads(1)
-    (variant,) = [one for one in families.VARIANTS if families.name(one) == label]
+    (variant,) = [one for one in families.VARIANTS if one.timed_as == label]
     config = ARCHITECTURES[variant.family](**variant.architecture)
     before = peak_mib()
     step = step_of(build(variant.kind, config), *batch(label, config.input_size))

@@ -119,6 +119,16 @@ def network_names() -> list[str]:
     return [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
 
 
+def made_of(names: Sequence[str], runtime: str) -> list[tuple[str, str]]:
+    """(network, precision) that a runtime can be given: a network without its weights has its INT8 model (ONNX) alone."""
+    weights = {name for name, entry in shipped_results("checkpoints").items() if "sha256" in entry}
+    return [
+        (name, precision)
+        for name, precision in product(names, PRECISIONS)
+        if name in weights or (precision == "INT8" and runtime != "executorch")
+    ]
+
+
 def file_of(name: str, precision: str, runtime: str, folder: Path) -> Path:
     """The file of a shipped network for a runtime; made once, under a name that changes with the network."""
     ending = ".pte" if runtime == "executorch" else ".onnx"
@@ -189,7 +199,7 @@ def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Sett
             write_patches(folders[limit], setting.data, limit)
         for runtime in dict.fromkeys(("onnxruntime", *runtimes)):
             rows: Rows = {name: {} for name in names}
-            for name, precision in product(names, PRECISIONS):
+            for name, precision in made_of(names, runtime):
                 started = time.perf_counter()
                 path = file_of(name, precision, runtime, setting.files)
                 patches = folders[limits[runtime, precision]]
@@ -215,7 +225,8 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     by_python = [runtime for runtime in runtimes if runtime in BY_PYTHON]
     models = {
         (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
-        for runtime, name, precision in product(by_python, names, PRECISIONS)
+        for runtime in by_python
+        for name, precision in made_of(names, runtime)
     }
     found: dict[tuple, dict[str, float]] = {key: {} for key in models}
     for batch, (calls, rounds) in CALLS.items():
@@ -225,11 +236,14 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
         for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time).items():
             found[key][str(batch)] = round(1000 * seconds, 3)
     for runtime in by_python:
-        yield runtime, {name: {p: {"milliseconds": found[runtime, name, p]} for p in PRECISIONS} for name in names}
+        rows: Rows = {name: {} for name in names}
+        for name, precision in made_of(names, runtime):
+            rows[name][precision] = {"milliseconds": found[runtime, name, precision]}
+        yield runtime, rows
     calls = {batch: 1 if setting.quick else 2 * rounds for batch, (_, rounds) in CALLS.items()}
     for runtime in (runtime for runtime in runtimes if runtime in wasm.PLACES):
-        rows: Rows = {name: {} for name in names}
-        for name, precision in product(names, PRECISIONS):
+        rows = {name: {} for name in names}
+        for name, precision in made_of(names, runtime):
             times = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
             rows[name][precision] = {"milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}}
         yield runtime, rows

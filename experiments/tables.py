@@ -9,11 +9,13 @@ import cards
 import claims
 import runs
 
-from equilib import contrasts, marks, study, study_tables
+from equilib import confirmation, contrasts, marks, plan_tables, study, study_tables
 from equilib.experiment import table
 from equilib.results import markdown_table, read_results
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
+# Read by equilib.confirmation alone, and by it only when the plan says so.
+SEALED = runs.RESULTS / "evidence" / "confirmation"
 
 
 # The files of the marks that are not in results/README.md.
@@ -33,9 +35,11 @@ def page(name: str) -> Path:
     return PAGES.get(name, ALL)
 
 
-def renew() -> None:
-    """Print all tables and put them between their marks."""
+def renew(*names: str) -> None:
+    """Print the tables of these names, or all of them, and put them between their marks."""
     for name, text in tables().items():
+        if names and name not in names:
+            continue
         print(text, end="\n\n")
         marks.write(name, text, page(name))
 
@@ -43,6 +47,7 @@ def renew() -> None:
 def tables() -> dict[str, str]:
     """The tables by the name of their marks."""
     grid, ablation, evidence = (study.read_runs(runs.RESULTS / name) for name in ("grid", "ablation", "evidence"))
+    every = [*grid, *ablation, *evidence]
     few, most = (study.select(ablation, patches=size) for size in (runs.SIZES[0][0], runs.SIZES[-1][0]))
     chosen = [run for run in ablation if study.select(most, variant=run.variant)]
 
@@ -64,11 +69,14 @@ def tables() -> dict[str, str]:
     ]
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
     planned = contrasts.of_plan(evidence)
-    # The README says of the planned runs what they share.
-    said = ("width", "trained on", "channels, multiples of")
-    rows = [{key: row[key] for key in row if key not in said} for row in study_tables.table_1(planned)]
+    confirmed = not confirmation.floor_missing(evidence)
+    if confirmed:
+        planned = confirmation.opened(evidence, SEALED)
+    third = contrasts.third_row(evidence)
+    primary = contrasts.sentences(planned, confirmed=confirmed)[0]
     return {
-        "table 1": f"{text(rows)}\n\n**The plan's primary contrast:** {contrasts.sentences(planned)[0]}",
+        "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
+        + f"\n\n**The plan's primary contrast:** {primary}\n\n{third_row(third)}",
         "model": cards.chosen_model(),
         "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
@@ -81,9 +89,13 @@ def tables() -> dict[str, str]:
             study_tables.rotation_rows(chosen),
             study_tables.steadiness_rows(chosen),
         ),
-        "ladder": text(study_tables.ladder_rows([*grid, *ablation, *evidence])),
+        "ladder": text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
         "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
-        "contrasts": text(contrasts.contrast_rows(planned)),
+        "contrasts": text(contrasts.contrast_rows(planned, confirmed=confirmed)),
+        "confirmation": sealed(evidence),
+        "to the end": text(plan_tables.end_rows(evidence)),
+        "learning rates": text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
+        "few patches": text(plan_tables.few_rows(evidence)),
         "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table(),
         "search": search_table(),
@@ -93,6 +105,40 @@ def tables() -> dict[str, str]:
         "patches": cards.tissue_table(),
         "slides": cards.slides_table(),
     }
+
+
+def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows of one recipe without what they share, which the README says once."""
+    shared = ("width", "channels, multiples of", "trained on")
+    return [{name: text for name, text in row.items() if name not in shared} for row in rows]
+
+
+def third_row(runs: list[study.Run]) -> str:
+    """Which networks of the paper's third row have no run yet."""
+    there = {run.variant for run in runs}
+    lacking = [name for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
+    labels = " and ".join(contrasts.THIRD_ROW[name].label for name in lacking)
+    names = ", ".join(f"`{contrasts.run_name(name, 0)}`" for name in lacking)
+    return (
+        f"The paper's third row, {labels}: not run ({names})." if lacking else "The paper's third row is in the table."
+    )
+
+
+def sealed(evidence: list[study.Run]) -> str:
+    """Why the confirmation patches are not read yet; once they may be, that they are."""
+    lacking = confirmation.floor_missing(evidence)
+    if not lacking:
+        return "The floor of the plan is done: the confirmation patches are read, and stand in the table above."
+    names = ", ".join(f"`{name}`" for name in lacking)
+    return f"Sealed: {len(lacking)} of the {len(confirmation.floor_names())} runs of the floor are missing ({names})."
+
+
+def confirmation_table() -> str:
+    """The plan's contrasts with the confirmation patches; raises :class:`equilib.confirmation.Sealed` before they may be read."""
+    runs_of_plan = confirmation.opened(study.read_runs(runs.RESULTS / "evidence"), SEALED)
+    shown = ("contrast", "level", "seeds", contrasts.DECIDES, *contrasts.CONFIRMATION, "verdict")
+    rows = contrasts.contrast_rows(runs_of_plan, confirmed=True)
+    return markdown_table([{name: row[name] for name in shown} for row in rows])
 
 
 def again_table() -> str:

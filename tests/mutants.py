@@ -810,15 +810,25 @@ STUDY = _of(
     ("both sides draw the same seeds", "_bootstrap(second, draw=1)", "_bootstrap(second, draw=0)"),
     ("the variance of a difference is biased", "side.mean(1).var(ddof=1)", "side.mean(1).var(ddof=0)"),
     ("the spread over runs is biased", "means.std(ddof=1)", "means.std(ddof=0)"),
+    ("two kinds of labels pass", "if len(labels) > 1:", "if len(labels) > 2:"),
+    ("INT8 is subtracted", 'run.correct("int8") - run.correct("fp32")', 'run.correct("fp32") - run.correct("int8")'),
+    ("one attribute is enough", "if all(getattr(run, name) == value", "if any(getattr(run, name) == value"),
+)
+
+BOOTSTRAP = _of(
+    "bootstrap",
+    "test_bootstrap.py",
     ("an interval of 90 %", "(0.025, 0.975)", "(0.05, 0.95)"),
     (
         "patches are not drawn",
         "multinomial(patches, np.full(patches, 1 / patches), REPEATS)",
         "multinomial(patches, np.full(patches, 1 / patches), 1).repeat(REPEATS, 0)",
     ),
-    ("two kinds of labels pass", "if len(labels) > 1:", "if len(labels) > 2:"),
-    ("INT8 is subtracted", 'run.correct("int8") - run.correct("fp32")', 'run.correct("fp32") - run.correct("int8")'),
-    ("one attribute is enough", "if all(getattr(run, name) == value", "if any(getattr(run, name) == value"),
+    ("slides weigh alike, however many patches they have", "np.bincount(slide, minlength=size))", "np.ones(size))"),
+    ("pairs within a slide count once, however often it is drawn", '"bs,st,bt->b"', '"bs,st,ct->b"'),
+    ("equal scores count whole", '("left", "right")', '("right", "right")'),
+    ("a patch drawn twice counts once", "positive = counts[:, ones]", "positive = counts[:, ones] > 0"),
+    ("runs are not drawn", 'np.einsum("br,rb->b", counts, values) / runs', "values.mean(0)"),
 )
 
 DEPLOY = _of(
@@ -1074,5 +1084,6 @@ MUTANTS = [
     *EXPERIMENT,
     *TRAINING,
     *STUDY,
+    *BOOTSTRAP,
     *DEPLOY,
 ]

@@ -60,6 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--output", type=Path, required=True, help="the JSON file")
     compare.add_argument("--label", help="what the data is, for tables")
     compare.add_argument(
+        "--by-slide",
+        action="store_true",
+        help="also intervals from slides drawn anew; needs PCam's _meta.csv of the test split beside the .h5 files",
+    )
+    compare.add_argument(
         "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
     )
 
