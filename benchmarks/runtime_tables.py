@@ -44,7 +44,7 @@ def tables(results: dict) -> str:
     return f"{_words(results)}\n\n{markdown_table(rows)}"
 
 
-SHORT = ("batch 1, ms", "batch 32, ms", "file, MB", "same bits under four turns")
+SHORT = ("batch 1, ms", "batch 32, ms", "same bits under four turns")
 
 
 def short_table(results: dict, runtime: str = "onnxruntime") -> str:

@@ -175,17 +175,21 @@ class Measure:
         scores, labels = _patches(run, self.split)
         if self.area:
             return _areas(tuple(scores.tolist()), tuple(labels.tolist()))
-        right = (scores > self._threshold(run)) == (labels == 1)
-        return resampled_means(right, patch_counts(len(labels)))
+        return _shares(tuple(((scores > self._threshold(run)) == (labels == 1)).tolist()))
 
     def _threshold(self, run: Run) -> float:
         return best_threshold(*_patches(run, "chose")) if self.chosen else 0.0
 
 
-@lru_cache(maxsize=128)
+# Of one run, which several contrasts and tables share.
+@lru_cache(maxsize=256)
 def _areas(scores: tuple, labels: tuple) -> np.ndarray:
-    """Of one run; several contrasts share it."""
     return resampled_areas(scores, labels, patch_counts(len(labels)))
+
+
+@lru_cache(maxsize=256)
+def _shares(right: tuple) -> np.ndarray:
+    return resampled_means(np.asarray(right), patch_counts(len(right)))
 
 
 # The plan's: the first decides.
@@ -331,6 +335,11 @@ def contrast_rows(runs: Sequence[Run], *, confirmed: bool = False) -> list[dict[
     return rows
 
 
+def short(label: str) -> str:
+    """A network's label without the recipe, which is one for all of the plan."""
+    return label.removesuffix(f", {ANY_ANGLE}")
+
+
 def sentences(runs: Sequence[Run], *, confirmed: bool = False) -> list[str]:
     """A sentence for each primary and secondary contrast of the plan: what was found, and the verdict.
 
@@ -341,10 +350,10 @@ def sentences(runs: Sequence[Run], *, confirmed: bool = False) -> list[str]:
     for contrast in CONTRASTS:
         if contrast.level == "part":
             continue
-        names = " − ".join(NETWORKS[name].label for name in (contrast.network, contrast.baseline))
+        names = " − ".join(short(NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
         area, points = (compare(runs, contrast, measure) for measure in (DECIDES, "accuracy, test"))
-        interval = " ({:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
-        numbers = f"{area.mean:+.3f}{interval} in AUC, {100 * points.mean:+.1f} points of accuracy, "
+        interval = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
+        numbers = f"{area.mean:+.3f} in AUC{interval}, {100 * points.mean:+.1f} points, "
         numbers += f"{area.runs[0]} and {area.runs[1]} seed(s); "
         again = compare(runs, contrast, CONFIRMS) if confirmed else None
         found.append(f"{names} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area, again)}.")

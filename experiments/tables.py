@@ -73,10 +73,17 @@ def tables() -> dict[str, str]:
     if confirmed:
         planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
-    primary = contrasts.sentences(planned, confirmed=confirmed)[0]
+    # Those of the paper's network; results/README.md has all.  The last sentence says once what each row says there.
+    paper = contrasts.sentences(planned, confirmed=confirmed)[:2]
+    sentences = [
+        *(said.replace(", confirmation is sealed", "") for said in paper),
+        *third_row(third),
+        *([] if confirmed else ["A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."]),
+    ]
     return {
         "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
-        + f"\n\n**The plan's primary contrast:** {primary}\n\n{third_row(third)}",
+        + "\n\n"
+        + "\n".join(map("* {}".format, sentences)),
         "model": cards.chosen_model(),
         "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
@@ -108,20 +115,21 @@ def tables() -> dict[str, str]:
 
 
 def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows of one recipe without what they share, which the README says once."""
-    shared = ("width", "channels, multiples of", "trained on")
-    return [{name: text for name, text in row.items() if name not in shared} for row in rows]
+    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short."""
+    left_out = ("width", "channels, multiples of", "trained on", "INT8 − FP32 [points]")
+    left_out += ("classes that flip at quarter turns, INT8",)
+    return [
+        {name: text for name, text in row.items() if name not in left_out}
+        | {"network": contrasts.short(row["network"])}
+        for row in rows
+    ]
 
 
-def third_row(runs: list[study.Run]) -> str:
-    """Which networks of the paper's third row have no run yet."""
+def third_row(runs: list[study.Run]) -> list[str]:
+    """A sentence that says which networks of the paper's third row have no run yet; none where the table has both."""
     there = {run.variant for run in runs}
-    lacking = [name for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
-    labels = " and ".join(contrasts.THIRD_ROW[name].label for name in lacking)
-    names = ", ".join(f"`{contrasts.run_name(name, 0)}`" for name in lacking)
-    return (
-        f"The paper's third row, {labels}: not run ({names})." if lacking else "The paper's third row is in the table."
-    )
+    lacking = [f"`{name}`" for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
+    return [f"The paper's third row: not run ({', '.join(lacking)})."] if lacking else []
 
 
 def sealed(evidence: list[study.Run]) -> str:

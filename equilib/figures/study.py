@@ -197,7 +197,10 @@ def against_cost(
             ax.annotate(
                 name, (row[name], np.mean(numbers)), (0, 7), textcoords="offset points", ha="center", fontsize=8
             )
-        ax.set(xlabel=cost, xscale="log")
+        wide = len(row) > 0 and max(row.values()) > 10 * min(row.values())
+        ax.set(
+            xlabel=cost, xscale="log" if wide else "linear"
+        )  # within a decade a logarithmic axis has no ticks to read
         ax.margins(x=0.3, y=0.15)
     panels[0].set_ylabel(label)
     figure.suptitle("\n".join(filter(None, ("Every dot a run; orange: conventional networks", note))))
