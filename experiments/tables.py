@@ -73,17 +73,10 @@ def tables() -> dict[str, str]:
     if confirmed:
         planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
-    # Those of the paper's network; results/README.md has all.  The last sentence says once what each row says there.
-    paper = contrasts.sentences(planned, confirmed=confirmed)[:2]
-    sentences = [
-        *(said.replace(", confirmation is sealed", "") for said in paper),
-        *third_row(third),
-        *([] if confirmed else ["A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."]),
-    ]
     return {
         "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
         + "\n\n"
-        + "\n".join(map("* {}".format, sentences)),
+        + "\n".join(map("* {}".format, sentences(planned, third, confirmed=confirmed))),
         "model": cards.chosen_model(),
         "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
@@ -123,6 +116,15 @@ def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         | {"network": contrasts.short(row["network"])}
         for row in rows
     ]
+
+
+def sentences(planned: list[study.Run], third: list[study.Run], *, confirmed: bool) -> list[str]:
+    """What the README says below its table: the contrasts of the paper's network; results/README.md has all."""
+    found = contrasts.sentences(planned, confirmed=confirmed)[:2]
+    # The last sentence says once what each row says there.
+    found = [said.replace(", confirmation is sealed", "") for said in found] + third_row(third)
+    sealed = "A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."
+    return found if confirmed else [*found, sealed]
 
 
 def third_row(runs: list[study.Run]) -> list[str]:
