@@ -1,20 +1,23 @@
 """The DenseNet beside MobileNetV2: parameters, multiply-accumulates, files, latency, and what a step of training takes.
 
-    python benchmarks/families.py [--quick] [--save]
+    python benchmarks/families.py [--quick] [--only-memory] [--save]
 
 Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
-processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save`
-keeps the figures in results/families.json and renews the table in benchmarks/README.md.
+processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  Memory is
+that of a process of its own.  `--save` keeps the figures in results/families.json and renews the table in
+benchmarks/README.md; with `--only-memory` the times stay, and the machine that they were measured on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from fresh import in_fresh_process
 from timing import interleaved
 from training_step import BATCH, batch, step_of
 
@@ -28,6 +31,7 @@ from equilib.variant import Variant
 
 HERE = Path(__file__).parent
 SAVED, README = HERE.parent / "results" / "families.json", HERE / "README.md"
+MAIN_README = HERE.parent / "README.md"
 VARIANTS = (
     Variant("conventional", divisor=24),
     Variant("equivariant", "C4", "fieldwise", divisor=24),
@@ -87,6 +91,14 @@ def measure(quick: bool) -> dict[str, dict]:
     return result
 
 
+def memory() -> dict[str, float]:
+    """The memory of three training steps of each network, in MiB, by its name."""
+    return {
+        variant.timed_as: round(in_fresh_process("family", variant.timed_as, variant.width, variant.group)["mib"], 1)
+        for variant in VARIANTS
+    }
+
+
 def table(saved: dict) -> str:
     """The saved figures, and where they were measured."""
     rows = []
@@ -103,24 +115,45 @@ def table(saved: dict) -> str:
                     for batch in BATCHES
                 },
                 f"training step, {BATCH} patches [s]": f"{one['step_seconds']:.2f}",
+                "memory of training [MiB]": f"{one['step_mib']:.0f}",
             }
         )
     machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())
-    return f"{markdown_table(rows)}\n\nMeasured on: {machine}."
+    apart = "; ".join(f"{key} {value}" for key, value in saved["memory"].items())
+    return f"{markdown_table(rows)}\n\nMeasured on: {machine}. Memory: {apart}."
+
+
+def cost(saved: dict) -> str:
+    """What training the paper's network takes beside the conventional one of its channels, in a sentence."""
+    conventional, paper = (saved["networks"][variant.timed_as] for variant in (VARIANTS[0], VARIANTS[2]))
+    seconds, mib = ([one[key] for one in (paper, conventional)] for key in ("step_seconds", "step_mib"))
+    return (
+        f"A step of {BATCH} patches, field-wise C12 against the conventional network of its channels: {seconds[0]:.2f} against "
+        f"{seconds[1]:.2f} s of one thread, {mib[0]:.0f} against {mib[1]:.0f} MiB "
+        "([more](benchmarks/README.md#densenet-and-mobilenetv2); whole trainings: notebook 07, section 7)."
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
+    parser.add_argument("--only-memory", action="store_true", help="measure the memory anew, keep the saved times")
     parser.add_argument("--save", action="store_true", help="keep the figures and renew the README's table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
-    saved = {"environment": here, "networks": measure(options.quick)}
+    if options.only_memory:
+        saved = json.loads(SAVED.read_text())
+    else:
+        saved = {"environment": here, "networks": measure(options.quick)}
+    saved["memory"] = {key: here[key] for key in ("revision", "machine", "torch", "date")}
+    for label, mib in memory().items():
+        saved["networks"][label]["step_mib"] = mib
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)
         marks.write("families", table(saved), README)
+        marks.write("cost", cost(saved), MAIN_README)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ A runtime runs the network in the layout that was fastest for it on this kind of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,15 @@ from equilib import device
 from equilib.layouts import prepared
 
 Classifier = Callable[[Tensor], Tensor]
+# Of those in results/runtimes.json, for tables.
+LABELS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
+    "node": "WebAssembly, Node",
+    "chromium": "WebAssembly, Chromium",
+    "onnxruntime on Arm": "onnxruntime, Arm (emulated)",
+}
 
 
 @dataclass(frozen=True)
@@ -92,3 +101,40 @@ RUNTIMES = {
         Runtime("openvino", "openvino", _openvino),
     )
 }
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """Where a network answered soonest.
+
+    Attributes:
+        runtime: a key of :data:`LABELS`.
+        precision: "FP32" or "INT8".
+        milliseconds: a call.
+    """
+
+    runtime: str
+    precision: str
+    milliseconds: float
+
+
+def fastest(saved: Mapping, among: Collection[str], batch: int = 1) -> dict[str, Fastest]:
+    """The fastest runtime and precision of each network, by its title; networks that none of them was timed on are left out.
+
+    Args:
+        saved: the contents of results/runtimes.json.
+        among: keys of :data:`LABELS` to choose from: those that a device has.
+        batch: patches a call; 1 and 32 were measured.
+    """
+    found = {}
+    for network in saved["networks"].values():
+        timed = [
+            Fastest(runtime, precision, row["milliseconds"][str(batch)])
+            for runtime, rows in network["runtimes"].items()
+            if runtime in among
+            for precision, row in rows.items()
+            if str(batch) in row.get("milliseconds", {})
+        ]
+        if timed:
+            found[network["title"]] = min(timed, key=lambda one: one.milliseconds)
+    return found

@@ -51,3 +51,33 @@ def test_a_missing_runtime_says_how_to_get_it(monkeypatch):
         RuntimeError, match=r"^openvino is not installed; get it with: pip install 'equilib\[openvino\]'$"
     ):
         RUNTIMES["openvino"].load(results.shipped_int8(INT8["C4"]))
+
+
+def test_the_fastest_is_that_of_the_runtimes_that_a_device_has():
+    saved = {
+        "networks": {
+            "a": {
+                "title": "first",
+                "runtimes": {
+                    "onnxruntime": {
+                        "FP32": {"milliseconds": {"1": 3, "32": 50}},
+                        "INT8": {"milliseconds": {"1": 2, "32": 40}},
+                    },
+                    "openvino": {"INT8": {"milliseconds": {"1": 4, "32": 30}}, "FP32": {}},
+                    "chromium": {"FP32": {"milliseconds": {"1": 9}}, "INT8": {"milliseconds": {"1": 12}}},
+                },
+            },
+            "b": {"title": "second", "runtimes": {"onnxruntime": {"INT8": {"milliseconds": {"1": 1}}}}},
+        }
+    }
+    both = ("onnxruntime", "openvino")
+    assert runtimes.fastest(saved, both)["first"] == runtimes.Fastest("onnxruntime", "INT8", 2)
+    assert runtimes.fastest(saved, both, batch=32) == {"first": runtimes.Fastest("openvino", "INT8", 30)}
+    assert runtimes.fastest(saved, ("chromium",)) == {"first": runtimes.Fastest("chromium", "FP32", 9)}
+    assert runtimes.fastest(saved, ("onnxruntime", "openvino", "chromium"))["second"].milliseconds == 1
+
+
+def test_every_runtime_of_the_shipped_table_has_a_label():
+    saved = results.shipped_results("runtimes")
+    timed = {runtime for network in saved["networks"].values() for runtime in network["runtimes"]}
+    assert timed | set(saved["missing"]) <= set(runtimes.LABELS)
