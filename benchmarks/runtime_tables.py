@@ -69,15 +69,21 @@ def _words(results: dict) -> str:
     words = ["One thread, 95 × 95 pixels"]
     if results.get("data"):
         words.append(f"bits and logits on the first test patches of {results['data']}")
-    return "; ".join(words) + f". {' '.join(_machines(part, where) for part, where in results['measured'].items())}"
+    titles = {name: network["title"] for name, network in results["networks"].items()}
+    parts = [_machines(part, where, titles) for part, where in results["measured"].items()]
+    return f"{'; '.join(words)}. {' '.join(parts)}"
 
 
-def _machines(part: str, where: dict[str, dict]) -> str:
-    """On which machine each runtime was measured, runtimes with the same one together."""
+def _machines(part: str, where: dict[str, list[dict]], titles: dict[str, str]) -> str:
+    """On which machine each runtime was measured, runtimes with the same one together; networks where not all are meant."""
     together: dict[str, list[str]] = {}
-    for runtime, machine in where.items():
-        shown = ("processor", "instructions", "revision", "date")
-        key = ", ".join(f"{name} {machine[name]}" if name == "revision" else machine[name] for name in shown)
-        together.setdefault(key, []).append(f"{LABELS[runtime]} ({machine['runtime']})")
+    for runtime, entries in where.items():
+        for entry in entries:
+            shown = [entry["processor"], entry["instructions"], f"revision {entry['revision']}", entry["date"]]
+            if "beside" in entry:
+                shown.append(f"beside {entry['beside']}")
+            chosen = [titles[name] for name in entry["networks"]]
+            only = "" if len(chosen) == len(titles) else f", {' and '.join(chosen)}"
+            together.setdefault(", ".join(shown), []).append(f"{LABELS[runtime]} ({entry['runtime']}{only})")
     listed = "; ".join(f"{', '.join(runtimes)}: {machine}" for machine, runtimes in together.items())
     return f"{part.capitalize()}: {listed}."

@@ -1,11 +1,12 @@
 """Every shipped network in every runtime, one table: `python benchmarks/runtimes.py measure` (part of `make bench`).
 
-    python benchmarks/runtimes.py measure [--only latency] [--runtimes onnxruntime …] [--data FOLDER]
+    python benchmarks/runtimes.py measure [--only latency] [--runtimes node …] [--networks NAME …] [--data FOLDER]
     python benchmarks/runtimes.py tables     measure nothing, write the saved figures' table
 
 Two parts: `answers` (logits on all test patches under four quarter turns, peak memory; a process of its own each) takes an
-hour with all runtimes, and does not mind other programs; `latency` takes minutes, and does.  Runtimes that are missing keep
-their figures, or the table says how to get them.  Figures go to results/runtimes.json, the table to benchmarks/README.md.
+hour with all runtimes, and does not mind other programs; `latency` takes minutes, and does.  Whatever is not asked for keeps
+its figures and the machine that they are from; of runtimes that are missing the table says how to get them.  Figures go to
+results/runtimes.json, the table to benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ FEWER = {
     ("chromium", "FP32"): 10,
     ("chromium", "INT8"): 100,
 }
-FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 20}
+FEWER |= {(EMULATED, "FP32"): 10, (EMULATED, "INT8"): 200}
 CALLS = {1: (8, 15), 32: (1, 9)}  # batch size: calls in a row, rounds
 
 
@@ -239,7 +240,11 @@ PARTS = {"answers": measure_answers, "latency": measure_latency}
 
 
 def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, setting: Setting) -> dict:
-    """The saved figures with those of one part of one runtime anew; networks that ship no longer go."""
+    """The saved figures with those of one part of one runtime anew; networks that ship no longer go.
+
+    ``measured`` holds by part and runtime who measured what: machine, versions, and the networks whose figures are from
+    there, each in one entry only.
+    """
     results = {"data": "", "measured": {}, "networks": {}} | deepcopy(saved)
     names = network_names()
     results["networks"] = {name: results["networks"].get(name, {"runtimes": {}}) for name in names}
@@ -247,7 +252,15 @@ def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, s
         network["title"] = describe(name)["title"]
         for precision, figures in rows.get(name, {}).items():
             network["runtimes"].setdefault(runtime, {}).setdefault(precision, {}).update(figures)
-    results["measured"].setdefault(part, {})[runtime] = {"runtime": runtime_version(runtime)} | machine
+    here = {"runtime": runtime_version(runtime)} | machine
+    by_runtime = results["measured"].setdefault(part, {})
+    entries = [entry | {"networks": set(entry["networks"]) - set(rows)} for entry in by_runtime.get(runtime, [])]
+    anew = next((entry for entry in entries if entry | here == entry and entry.keys() == {*here, "networks"}), None)
+    if anew is None:
+        entries.append(anew := here | {"networks": set()})
+    anew["networks"] |= set(rows)
+    entries = [entry | {"networks": [name for name in names if name in entry["networks"]]} for entry in entries]
+    by_runtime[runtime] = [entry for entry in entries if entry["networks"]]
     if part == "answers":
         results["data"] = describe_data(setting)
     known = set().union(*(network["runtimes"] for network in results["networks"].values()))
@@ -262,12 +275,15 @@ def measure(options: argparse.Namespace) -> None:
     data = options.data or ensure_dataset(current_budget().sizes)
     limit = 8 if options.quick else options.patches
     setting = Setting(options.files, data, limit, options.arm, options.quick, synthetic=options.data is None)
-    names = network_names()[: 1 if options.quick else None]
+    names = options.networks or network_names()[: 1 if options.quick else None]
     there = [name for name in options.runtimes if missing(name, setting.arm) is None]
     results: dict = {}
+    # Once: what is saved on the way would make the checkout another revision.
+    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    if options.beside:
+        here["beside"] = "other programs"
     for part in options.only:
         for runtime, rows in PARTS[part](names, there, setting):
-            here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
             if not options.quick:
                 results = read_results(SAVED) if SAVED.exists() else {}
             results = with_rows(results, part, runtime, rows, here, setting)
@@ -284,6 +300,10 @@ def main() -> None:
     command = commands.add_parser("measure", help="measure, save the figures, renew the table")
     command.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts, the others stay")
     command.add_argument("--runtimes", nargs="+", choices=NAMES, default=list(NAMES), help="these, the others stay")
+    command.add_argument(
+        "--networks", nargs="+", choices=network_names(), help="rows of these, the others stay; all without it"
+    )
+    command.add_argument("--beside", action="store_true", help="other programs run meanwhile: the table says so")
     command.add_argument("--data", type=Path, help="folder with PCam's files; without it, synthetic tissue")
     command.add_argument("--patches", type=int, help="at most so many test patches")
     command.add_argument("--arm", type=Path, default=cache_root() / "arm", help="folder of arm.sh")
