@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 
 import arm
@@ -120,6 +119,18 @@ def network_names() -> list[str]:
     return [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
 
 
+def precisions_of(name: str, runtime: str) -> tuple[str, ...]:
+    """What a network can be measured in: where its trained weights do not ship, there is the INT8 file alone."""
+    if "sha256" in shipped_results("checkpoints")[name]:
+        return PRECISIONS
+    return () if runtime == "executorch" else ("INT8",)
+
+
+def measurable(names: Sequence[str], runtime: str) -> list[tuple[str, str]]:
+    """Networks and precisions."""
+    return [(name, precision) for name in names for precision in precisions_of(name, runtime)]
+
+
 def file_of(name: str, precision: str, runtime: str, folder: Path) -> Path:
     """The file of a shipped network for a runtime; made once, under a name that changes with the network."""
     ending = ".pte" if runtime == "executorch" else ".onnx"
@@ -153,7 +164,7 @@ def answers(runtime: str, path: Path, patches: Path, arm_folder: Path) -> tuple[
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "logits.npy"
         if runtime == EMULATED:
-            command = arm.command(arm_folder, path, patches, output)
+            command = arm.command(arm_folder, "answers", path, patches, output)
         else:
             command = [sys.executable, str(HERE / "one_runtime.py"), runtime, str(path), str(patches), str(output)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -189,14 +200,14 @@ def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Sett
             folders[limit].mkdir()
             write_patches(folders[limit], setting.data, limit)
         for runtime in dict.fromkeys(("onnxruntime", *runtimes)):
-            rows: Rows = {name: {} for name in names}
-            for name, precision in product(names, PRECISIONS):
+            rows: Rows = {}
+            for name, precision in measurable(names, runtime):
                 started = time.perf_counter()
                 path = file_of(name, precision, runtime, setting.files)
                 patches = folders[limits[runtime, precision]]
                 logits, peak = answers(runtime, path, patches, setting.arm)
                 reference = references.setdefault((name, precision), logits[0])
-                rows[name][precision] = {
+                rows.setdefault(name, {})[precision] = {
                     "bytes": path.stat().st_size,
                     "peak_mib": peak and round(peak, 1),
                     "difference": float(np.abs(logits[0] - reference[: logits.shape[1]]).max()),
@@ -216,7 +227,8 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     by_python = [runtime for runtime in runtimes if runtime in BY_PYTHON]
     models = {
         (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
-        for runtime, name, precision in product(by_python, names, PRECISIONS)
+        for runtime in by_python
+        for name, precision in measurable(names, runtime)
     }
     found: dict[tuple, dict[str, float]] = {key: {} for key in models}
     for batch, (calls, rounds) in CALLS.items():
@@ -226,17 +238,23 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
         for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time).items():
             found[key][str(batch)] = round(1000 * seconds, 3)
     for runtime in by_python:
-        yield runtime, {name: {p: {"milliseconds": found[runtime, name, p]} for p in PRECISIONS} for name in names}
+        rows: Rows = {}
+        for name, precision in measurable(names, runtime):
+            rows.setdefault(name, {})[precision] = {"milliseconds": found[runtime, name, precision]}
+        yield runtime, rows
     calls = {batch: 1 if setting.quick else 2 * rounds for batch, (_, rounds) in CALLS.items()}
     for runtime in (runtime for runtime in runtimes if runtime in wasm.PLACES):
-        rows: Rows = {name: {} for name in names}
-        for name, precision in product(names, PRECISIONS):
+        rows = {}
+        for name, precision in measurable(names, runtime):
             times = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
-            rows[name][precision] = {"milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}}
+            rows.setdefault(name, {})[precision] = {
+                "milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}
+            }
         yield runtime, rows
 
 
 PARTS = {"answers": measure_answers, "latency": measure_latency}
+FIGURES = {"answers": ("bytes", "peak_mib", "difference", "identical", "patches"), "latency": ("milliseconds",)}
 
 
 def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, setting: Setting) -> dict:
@@ -250,8 +268,12 @@ def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, s
     results["networks"] = {name: results["networks"].get(name, {"runtimes": {}}) for name in names}
     for name, network in results["networks"].items():
         network["title"] = describe(name)["title"]
-        for precision, figures in rows.get(name, {}).items():
-            network["runtimes"].setdefault(runtime, {}).setdefault(precision, {}).update(figures)
+        if name in rows:
+            row = network["runtimes"].setdefault(runtime, {})
+            for precision, figures in row.items():
+                row[precision] = {key: value for key, value in figures.items() if key not in FIGURES[part]}
+            for precision, figures in rows[name].items():
+                row.setdefault(precision, {}).update(figures)
     here = {"runtime": runtime_version(runtime)} | machine
     by_runtime = results["measured"].setdefault(part, {})
     entries = [entry | {"networks": set(entry["networks"]) - set(rows)} for entry in by_runtime.get(runtime, [])]
