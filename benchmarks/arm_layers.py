@@ -1,6 +1,6 @@
 """Where the INT8 logits of Arm leave those of x86: layer by layer, and each addition on all pairs of levels.
 
-    python benchmarks/arm_layers.py measure --arm FOLDER [--data FOLDER] [--patches 20]
+    python benchmarks/arm_layers.py measure --arm FOLDER [--data FOLDER] [--patches 20] [--networks NAME …]
     python benchmarks/arm_layers.py tables     measure nothing, write the saved figures' table
 
 `arm.sh` makes the folder; the answers of "this machine" are an x86-64 processor's.  Nothing is timed.  Figures go to
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -192,15 +192,15 @@ def network_figures(model: onnx.ModelProto, images: np.ndarray, folder: Path) ->
     return {"patches": len(images), "differing": differing, "begins": dict(begins), "difference": worst}
 
 
-def measure(names: Sequence[str], images: np.ndarray, folder: Path) -> dict:
-    """All figures, by network."""
-    found = {}
-    for name in names:
-        model = onnx.load(shipped_int8(name))
-        figures = pair_figures(model, folder) | network_figures(model, images, folder)
-        found[name] = {"title": describe(name)["title"]} | figures
-        print(name, figures, flush=True)
-    return found
+def shipped_names() -> list[str]:
+    """The networks that come with an INT8 file."""
+    return [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
+
+
+def measure(name: str, images: np.ndarray, folder: Path) -> dict:
+    """All figures of a shipped network."""
+    model = onnx.load(shipped_int8(name))
+    return {"title": describe(name)["title"]} | pair_figures(model, folder) | network_figures(model, images, folder)
 
 
 def table(saved: dict) -> str:
@@ -217,8 +217,10 @@ def table(saved: dict) -> str:
         }
         for row in saved["networks"].values()
     ]
-    machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())
-    return f"{markdown_table(rows)}\n\nMeasured on: {machine}."
+    machines = dict.fromkeys(
+        ", ".join(f"{key} {value}" for key, value in row["environment"].items()) for row in saved["networks"].values()
+    )
+    return f"{markdown_table(rows)}\n\nMeasured on: {'; '.join(machines)}."
 
 
 def main() -> None:
@@ -229,13 +231,21 @@ def main() -> None:
     command.add_argument("--arm", type=Path, default=cache_root() / "arm", help="folder of arm.sh")
     command.add_argument("--data", type=Path, help="folder with PCam's files; without it, synthetic tissue")
     command.add_argument("--patches", type=int, default=20, help="so many test patches (20)")
+    command.add_argument(
+        "--networks", nargs="+", choices=shipped_names(), help="these, the others stay; all without it"
+    )
     options = parser.parse_args()
     if options.command == "measure":
         here = environment() | {"date": time.strftime("%Y-%m-%d"), "Arm": "Cortex-A76, emulated"}
         test = Patches(options.data or ensure_dataset(current_budget().sizes), "test")
         images = network_inputs(test, range(options.patches), SIZE).numpy()
-        names = [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
-        write_json(SAVED, {"environment": here, "networks": measure(names, images, options.arm)})
+        for name in options.networks or shipped_names():
+            figures = measure(name, images, options.arm) | {"environment": here}
+            known = read_results(SAVED)["networks"] if SAVED.exists() else {}
+            write_json(
+                SAVED, {"networks": {n: f for n, f in (known | {name: figures}).items() if n in shipped_names()}}
+            )
+            print(f"{name}: {figures}", flush=True)
     marks.write("arm", table(read_results(SAVED)), README)
 
 

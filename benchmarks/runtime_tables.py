@@ -25,6 +25,8 @@ COLUMNS: dict[str, Callable[[dict], str | None]] = {
     "patches": lambda row: f"{row['patches']:,}" if "patches" in row else None,
 }
 
+RATIO = "INT8, × the conventional one of its channels (batch 1; 32)"
+
 
 def _milliseconds(row: dict, batch: str) -> str | None:
     value = row.get("milliseconds", {}).get(batch)
@@ -36,6 +38,29 @@ def _cell(figures: dict, text: Callable[[dict], str | None]) -> str:
     return cells[0] if cells[0] == cells[1] else " → ".join(cells)
 
 
+def _of_its_channels(results: dict, network: dict) -> dict | None:
+    """The conventional network of the same channels, by its title (:func:`equilib.live.describe`); None if none is there."""
+    title = ", ".join(["Conventional", *(part for part in network["title"].split(", ") if "channels" in part)])
+    return next((other for other in results["networks"].values() if other["title"] == title), None)
+
+
+def _ratio(results: dict, network: dict, runtime: str) -> str:
+    """INT8 at batch 1 and 32 relative to the conventional network of the same channels.
+
+    Only where both are of one measurement, on a machine that did nothing else.
+    """
+    other = _of_its_channels(results, network)
+    names = [name for name, one in results["networks"].items() if one is network or one is other]
+    together = any(
+        set(names) <= set(entry["networks"]) and not any("beside" in note for note in entry.get("notes", []))
+        for entry in results["measured"].get("latency", {}).get(runtime, [])
+    )
+    if other is None or other is network or not together:
+        return "–"
+    ours, theirs = (one["runtimes"][runtime]["INT8"]["milliseconds"] for one in (network, other))
+    return "; ".join(f"×{ours[batch] / theirs[batch]:.2f}" for batch in ours)
+
+
 def tables(results: dict) -> str:
     """All networks in all runtimes, FP32 → INT8; a runtime without figures has a row that says how to get it."""
     rows = []
@@ -44,9 +69,10 @@ def tables(results: dict) -> str:
             if runtime in network["runtimes"]:
                 figures = network["runtimes"][runtime]
                 cells = {column: _cell(figures, text) for column, text in COLUMNS.items()}
+                cells[RATIO] = _ratio(results, network, runtime)
                 rows.append({"FP32 → INT8": network["title"], "runtime": label} | cells)
     for runtime, way in results["missing"].items():
-        cells = dict.fromkeys(COLUMNS, "–") | {next(iter(COLUMNS)): f"missing: {way}"}
+        cells = dict.fromkeys((*COLUMNS, RATIO), "–") | {next(iter(COLUMNS)): f"missing: {way}"}
         rows.append({"FP32 → INT8": "all", "runtime": LABELS[runtime]} | cells)
     return f"{_words(results)}\n\n{markdown_table(rows)}"
 
@@ -80,8 +106,7 @@ def _machines(part: str, where: dict[str, list[dict]], titles: dict[str, str]) -
     for runtime, entries in where.items():
         for entry in entries:
             shown = [entry["processor"], entry["instructions"], f"revision {entry['revision']}", entry["date"]]
-            if "beside" in entry:
-                shown.append(f"beside {entry['beside']}")
+            shown += entry.get("notes", [])
             chosen = [titles[name] for name in entry["networks"]]
             only = "" if len(chosen) == len(titles) else f", {' and '.join(chosen)}"
             together.setdefault(", ".join(shown), []).append(f"{LABELS[runtime]} ({entry['runtime']}{only})")

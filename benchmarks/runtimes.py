@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import arm
@@ -64,17 +65,19 @@ FEWER = {
 }
 FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 60}
 CALLS = {1: (8, 15), 32: (1, 9)}  # batch size: calls in a row, rounds
+SHORT_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where files are kept, the test patches (at most ``limit``), the folder of arm.sh, and whether only to try it out."""
+    """Where files are kept, the test patches (at most ``limit``), the folder of arm.sh; how often to repeat."""
 
     files: Path
     data: Path
     limit: int | None
     arm: Path
     quick: bool = False
+    short: bool = False
     synthetic: bool = False
 
 
@@ -119,16 +122,14 @@ def network_names() -> list[str]:
     return [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
 
 
-def precisions_of(name: str, runtime: str) -> tuple[str, ...]:
-    """What a network can be measured in: where its trained weights do not ship, there is the INT8 file alone."""
-    if "sha256" in shipped_results("checkpoints")[name]:
-        return PRECISIONS
-    return () if runtime == "executorch" else ("INT8",)
-
-
-def measurable(names: Sequence[str], runtime: str) -> list[tuple[str, str]]:
-    """Networks and precisions."""
-    return [(name, precision) for name in names for precision in precisions_of(name, runtime)]
+def made_of(names: Sequence[str], runtime: str) -> list[tuple[str, str]]:
+    """(network, precision) that a runtime can be given: a network without its weights has its INT8 model (ONNX) alone."""
+    weights = {name for name, entry in shipped_results("checkpoints").items() if "sha256" in entry}
+    return [
+        (name, precision)
+        for name, precision in product(names, PRECISIONS)
+        if name in weights or (precision == "INT8" and runtime != "executorch")
+    ]
 
 
 def file_of(name: str, precision: str, runtime: str, folder: Path) -> Path:
@@ -201,7 +202,7 @@ def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Sett
             write_patches(folders[limit], setting.data, limit)
         for runtime in dict.fromkeys(("onnxruntime", *runtimes)):
             rows: Rows = {}
-            for name, precision in measurable(names, runtime):
+            for name, precision in made_of(names, runtime):
                 started = time.perf_counter()
                 path = file_of(name, precision, runtime, setting.files)
                 patches = folders[limits[runtime, precision]]
@@ -228,24 +229,25 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     models = {
         (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
         for runtime in by_python
-        for name, precision in measurable(names, runtime)
+        for name, precision in made_of(names, runtime)
     }
     found: dict[tuple, dict[str, float]] = {key: {} for key in models}
     for batch, (calls, rounds) in CALLS.items():
         images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         cases = {key: partial(model, images) for key, model in models.items()}
-        rounds, calls = (1, 1) if setting.quick else (rounds, calls)
+        rounds, calls = (1, 1) if setting.quick else (SHORT_ROUNDS if setting.short else rounds, calls)
         for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time).items():
             found[key][str(batch)] = round(1000 * seconds, 3)
     for runtime in by_python:
         rows: Rows = {}
-        for name, precision in measurable(names, runtime):
+        for name, precision in made_of(names, runtime):
             rows.setdefault(name, {})[precision] = {"milliseconds": found[runtime, name, precision]}
         yield runtime, rows
-    calls = {batch: 1 if setting.quick else 2 * rounds for batch, (_, rounds) in CALLS.items()}
+    few = 1 if setting.quick else SHORT_ROUNDS if setting.short else None
+    calls = {batch: few or 2 * rounds for batch, (_, rounds) in CALLS.items()}
     for runtime in (runtime for runtime in runtimes if runtime in wasm.PLACES):
         rows = {}
-        for name, precision in measurable(names, runtime):
+        for name, precision in made_of(names, runtime):
             times = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
             rows.setdefault(name, {})[precision] = {
                 "milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}
@@ -296,15 +298,17 @@ def measure(options: argparse.Namespace) -> None:
     options.files.mkdir(parents=True, exist_ok=True)
     data = options.data or ensure_dataset(current_budget().sizes)
     limit = 8 if options.quick else options.patches
-    setting = Setting(options.files, data, limit, options.arm, options.quick, synthetic=options.data is None)
+    setting = Setting(
+        options.files, data, limit, options.arm, options.quick, options.short, synthetic=options.data is None
+    )
     names = options.networks or network_names()[: 1 if options.quick else None]
     there = [name for name in options.runtimes if missing(name, setting.arm) is None]
     results: dict = {}
     # Once: what is saved on the way would make the checkout another revision.
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
-    if options.beside:
-        here["beside"] = "other programs"
-    for part in options.only:
+    notes = ["few repeats"] * options.short + ["beside other programs"] * options.beside
+    here |= {"notes": notes} if notes else {}
+    for part in ["latency"] if options.short else options.only:
         for runtime, rows in PARTS[part](names, there, setting):
             if not options.quick:
                 results = read_results(SAVED) if SAVED.exists() else {}
@@ -326,6 +330,9 @@ def main() -> None:
         "--networks", nargs="+", choices=network_names(), help="rows of these, the others stay; all without it"
     )
     command.add_argument("--beside", action="store_true", help="other programs run meanwhile: the table says so")
+    command.add_argument(
+        "--short", action="store_true", help="latency alone, with few repeats: a few minutes; the table says so"
+    )
     command.add_argument("--data", type=Path, help="folder with PCam's files; without it, synthetic tissue")
     command.add_argument("--patches", type=int, help="at most so many test patches")
     command.add_argument("--arm", type=Path, default=cache_root() / "arm", help="folder of arm.sh")

@@ -140,10 +140,28 @@ def test_a_row_measured_anew_leaves_the_others_with_their_machine(monkeypatch, t
     back["measured"]["answers"]["node"].append(gone)
     assert where(renewed(back, names[:1], 4.0, "second"))[0] == dict.fromkeys(names, "first") | {names[0]: "second"}
     entry = dict.fromkeys(("processor", "instructions", "revision", "date", "runtime"), "x")
-    measured = {"answers": {"node": [entry | {"beside": "others", "networks": ["b"]}]}}
+    measured = {"answers": {"node": [entry | {"notes": ["beside others"], "networks": ["b"]}]}}
     titles = {name: {"title": name.upper(), "runtimes": {}} for name in "ab"}
     noted = runtime_tables.tables({"measured": measured, "networks": titles, "missing": {"chromium": "get it"}})
     assert "WebAssembly, Node (x, B): x, x, revision x, x, beside others." in noted
+
+
+def test_latency_is_compared_at_the_same_channels_and_of_one_measurement():
+    titles = ["Conventional", "Conventional, channels in multiples of 24", "C4, channels in multiples of 24"]
+    networks_ = {
+        title: {"title": title, "runtimes": {"node": {"INT8": {"milliseconds": {"1": time, "32": 10 * time}}}}}
+        for title, time in zip(titles, (1.0, 2.0, 3.0))
+    }
+
+    def last_cells(*together, **more):
+        entry = more | dict.fromkeys(("processor", "instructions", "revision", "date", "runtime"), "x")
+        measured = {"latency": {"node": [entry | {"networks": list(names)} for names in together]}}
+        table = runtime_tables.tables({"measured": measured, "networks": networks_, "missing": {}})
+        return [line.split("|")[-2].strip() for line in table.splitlines()[-3:]]
+
+    assert last_cells(titles) == ["–", "–", "×1.50; ×1.50"]
+    assert last_cells(titles[:2], titles[2:]) == ["–", "–", "–"]
+    assert last_cells(titles, notes=["beside other programs"]) == ["–", "–", "–"]
 
 
 def test_integers_give_equivariant_networks_the_same_bits_in_every_runtime():
@@ -221,4 +239,4 @@ def test_cells_give_both_precisions_or_what_is_known():
     }
     network = {"title": "net", "runtimes": {"node": figures}}
     table = runtime_tables.tables({"measured": {}, "missing": {}, "networks": {"net": network}})
-    assert table.splitlines()[-1] == "| net | WebAssembly, Node | 2.35 → 12 | – | 1.00 → – | – | – | – | – |"
+    assert table.splitlines()[-1] == "| net | WebAssembly, Node | 2.35 → 12 | – | 1.00 → – | – | – | – | – | – |"
