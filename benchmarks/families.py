@@ -4,7 +4,7 @@
 
 Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
 processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save`
-keeps the figures in benchmarks/families.json and renews the table in benchmarks/README.md.
+keeps the figures in results/families.json and renews the table in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from equilib.results import environment, markdown_table, write_json
 from equilib.runs import ARCHITECTURES
 from equilib.variant import Variant
 
-SAVED = Path(__file__).with_suffix(".json")
+HERE = Path(__file__).parent
+SAVED, README = HERE.parent / "results" / "families.json", HERE / "README.md"
 VARIANTS = (
     Variant("conventional", divisor=24),
     Variant("equivariant", "C4", "fieldwise", divisor=24),
@@ -36,12 +37,6 @@ VARIANTS = (
     Variant.densenet("equivariant", 64),
 )
 BATCHES = {1: 8, 32: 1}  # patches at once, and calls in a row: before a short call, what ran last counts
-
-
-def name(variant: Variant) -> str:
-    """For the table."""
-    width = "" if variant.family == "densenet" else f" MobileNetV2, width {variant.width:g}"
-    return f"{variant.label}{width}"
 
 
 def networks(folder: Path) -> dict[str, dict]:
@@ -62,7 +57,7 @@ def networks(folder: Path) -> dict[str, dict]:
             "bytes": {"FP32": fp32.stat().st_size, "INT8": int8.stat().st_size},
         }
         sessions = {"FP32": device.session(fp32), "INT8": device.session(int8)}
-        found[name(variant)] = {"network": network, "figures": figures, "sessions": sessions}
+        found[variant.timed_as] = {"network": network, "figures": figures, "sessions": sessions}
     return found
 
 
@@ -125,7 +120,7 @@ def main() -> None:
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)
-        marks.write("families", table(saved), SAVED.with_name("README.md"))
+        marks.write("families", table(saved), README)
 
 
 if __name__ == "__main__":

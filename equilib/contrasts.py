@@ -1,17 +1,18 @@
 """The contrasts of ``results/PLAN.md``: pairs of networks that differ in one thing, and what their runs have decided.
 
-Read are the runs in ``results/evidence/``, never the sealed folder of confirmation inside it.  So no contrast is decided
-with «yes» here: the plan wants an interval above 0 on the confirmation patches, too.
+Read are the runs in ``results/evidence/``, never the sealed folder of confirmation inside it: :mod:`equilib.confirmation`
+opens that, when the plan says so.  Until then no contrast is decided with «yes».
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.stats import rankdata
 
+from equilib.bootstrap import area_under_curve, interval, over_runs, patch_counts, resampled_areas, resampled_means
 from equilib.study import Run, welch
 from equilib.variant import ANY_ANGLE, Variant
 
@@ -28,7 +29,24 @@ NETWORKS = {
     "C12_fieldwise": Variant("equivariant", "C12", "fieldwise", divisor=DIVISOR),
     "D4_fieldwise": Variant("equivariant", "D4", "fieldwise", divisor=DIVISOR),
 }
+# The paper's third row, in no contrast: eight fields of D4 train about as many weights as the 24 channels of the published
+# plain one.
+THIRD_ROW = {
+    "D4_densenet": Variant.densenet("equivariant", 64),
+    "densenet": Variant.densenet("conventional", 24, recipe=ANY_ANGLE),
+}
 EPOCHS, LEARNING_RATE, PATCHES = 6, 3e-3, 20_000
+# Of the plan's recipe, what all its runs share, whatever their length, rate and number of patches.
+RECIPE = {
+    "augmentation": True,
+    "any_angle": 1.0,
+    "stain": 0.1,
+    "recalibrate": 512,
+    "batch_size": 32,
+    "weight_decay": 0.05,
+    "valid_limit": 1_500,
+}
+SEEDS = (0, 1, 2)
 # The first validation patches have chosen the epoch, and choose the threshold; the others have chosen nothing.
 CHOSE = 1_500
 
@@ -65,31 +83,51 @@ STEPS = {
 }
 
 
-def of_plan(runs: Sequence[Run], epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE) -> list[Run]:
-    """Those of the runs that the plan's contrasts compare: its networks, 20,000 patches, this length and rate."""
+def of_plan(
+    runs: Sequence[Run],
+    epochs: int = EPOCHS,
+    learning_rate: float | None = LEARNING_RATE,
+    patches: int = PATCHES,
+) -> list[Run]:
+    """Those of the runs that the plan's contrasts compare: its networks and its recipe, this length, rate and size.
+
+    Two runs that differ in anything but network and seed are never among them.
+
+    Args:
+        learning_rate: None for runs of any rate.
+    """
     return [
         run
         for run in runs
         if run.variant in NETWORKS.values()
-        and (run.patches, run.figures["config"]["epochs"], run.figures["config"]["learning_rate"])
-        == (PATCHES, epochs, learning_rate)
+        and (run.patches, run.figures["config"]["epochs"]) == (patches, epochs)
+        and learning_rate in (None, run.figures["config"]["learning_rate"])
+        and by_recipe(run)
     ]
 
 
-def area_under_curve(scores: Sequence[float], labels: Sequence[int]) -> float:
-    """The share of pairs (a patch of class 1, one of class 0) in which the first has the higher score; ties count half.
+def by_recipe(run: Run) -> bool:
+    """Whether a run followed :data:`RECIPE`, and dropped whole fields where it has fields."""
+    config = run.figures["config"]
+    fields = run.variant.conventional or config.get("network", {}).get("field_dropout", True)
+    return fields and all(config.get(name, value) == value for name, value in RECIPE.items())
 
-    Args:
-        scores, labels: (N,); labels are 0 and 1.
 
-    Raises:
-        ValueError: a class is missing.
-    """
-    labels = np.asarray(labels) == 1
-    ones, zeros = labels.sum(), (~labels).sum()
-    if not ones or not zeros:
-        raise ValueError("an area under the curve needs patches of both classes")
-    return float((rankdata(scores)[labels].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+def run_name(
+    network: str, seed: int, epochs: int = EPOCHS, learning_rate: float = LEARNING_RATE, patches: int = PATCHES
+) -> str:
+    """What the files of one of the plan's runs are called; ``network`` is a key of :data:`NETWORKS` or :data:`THIRD_ROW`."""
+    rate = f"_lr{learning_rate:g}" if learning_rate != LEARNING_RATE else ""
+    return f"{network}_{patches}_epochs{epochs}{rate}_seed{seed}"
+
+
+def name_of(run: Run) -> str:
+    """:func:`run_name` of a run; raises ValueError where the plan has no such network."""
+    config = run.figures["config"]
+    for name, variant in (NETWORKS | THIRD_ROW).items():
+        if variant == run.variant:
+            return run_name(name, run.seed, config["epochs"], config["learning_rate"], run.patches)
+    raise ValueError(f"results/PLAN.md has no network {run.network!r} of width {run.width:g}")
 
 
 def best_threshold(scores: Sequence[float], labels: Sequence[int]) -> float:
@@ -104,35 +142,75 @@ def best_threshold(scores: Sequence[float], labels: Sequence[int]) -> float:
 
 
 def _patches(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logit differences and labels: of the test patches, or of the validation patches on either side of CHOSE."""
+    """Logit differences and labels: of test or confirmation patches, or of the validation patches on a side of CHOSE."""
     figures = run.figures
-    found = figures["per_patch"] if split == "test" else figures["further"]["valid"]
-    part = {"test": slice(None), "chose": slice(CHOSE), "unseen": slice(CHOSE, None)}[split]
+    found = {"test": "per_patch", "confirmation": "confirmation"}.get(split)
+    found = figures[found] if found else figures["further"]["valid"]
+    part = {"chose": slice(CHOSE), "unseen": slice(CHOSE, None)}.get(split, slice(None))
     return np.asarray(found["fp32"])[part], np.asarray(found["label"])[part]
 
 
-def _area(split: str) -> Callable[[Run], float]:
-    return lambda run: area_under_curve(*_patches(run, split))
+@dataclass(frozen=True)
+class Measure:
+    """A number from 0 to 1 of a run's answers.
+
+    Attributes:
+        split: ``"test"``, ``"unseen"`` (validation patches that chose nothing) or ``"confirmation"``.
+        area: the area under the curve; else the accuracy.
+        chosen: accuracy at the threshold that is best on the validation patches that chose the epoch, not at probability 0.5.
+    """
+
+    split: str
+    area: bool = False
+    chosen: bool = False
+
+    def __call__(self, run: Run) -> float:
+        scores, labels = _patches(run, self.split)
+        if self.area:
+            return area_under_curve(scores, labels)
+        return float(np.mean((scores > self._threshold(run)) == (labels == 1)))
+
+    def resampled(self, run: Run) -> np.ndarray:
+        """The same of each resample of the patches, (REPEATS,); a chosen threshold stays what it is."""
+        scores, labels = _patches(run, self.split)
+        if self.area:
+            return _areas(tuple(scores.tolist()), tuple(labels.tolist()))
+        return _shares(tuple(((scores > self._threshold(run)) == (labels == 1)).tolist()))
+
+    def _threshold(self, run: Run) -> float:
+        return best_threshold(*_patches(run, "chose")) if self.chosen else 0.0
 
 
-def _accuracy(split: str, *, chosen: bool = False) -> Callable[[Run], float]:
-    def measure(run: Run) -> float:
-        threshold = best_threshold(*_patches(run, "chose")) if chosen else 0.0
-        scores, labels = _patches(run, split)
-        return float(np.mean((scores > threshold) == (labels == 1)))
-
-    return measure
+# Of one run, which several contrasts and tables share.
+@lru_cache(maxsize=256)
+def _areas(scores: tuple, labels: tuple) -> np.ndarray:
+    return resampled_areas(scores, labels, patch_counts(len(labels)))
 
 
-# The plan's: the first decides.  Each takes a run and returns a number from 0 to 1.
+@lru_cache(maxsize=256)
+def _shares(right: tuple) -> np.ndarray:
+    return resampled_means(np.asarray(right), patch_counts(len(right)))
+
+
+# The plan's: the first decides.
 MEASURES = {
-    "AUC, test": _area("test"),
-    "accuracy, test": _accuracy("test"),
-    "accuracy at the validation threshold, test": _accuracy("test", chosen=True),
-    "AUC, unseen validation": _area("unseen"),
-    "accuracy, unseen validation": _accuracy("unseen"),
+    "AUC, test": Measure("test", area=True),
+    "accuracy, test": Measure("test"),
+    "accuracy at the validation threshold, test": Measure("test", chosen=True),
+    "AUC, unseen validation": Measure("unseen", area=True),
+    "accuracy, unseen validation": Measure("unseen"),
 }
 DECIDES = "AUC, test"
+# The same of the confirmation patches, which equilib.confirmation opens.
+CONFIRMATION = {
+    "AUC, confirmation": Measure("confirmation", area=True),
+    "accuracy, confirmation": Measure("confirmation"),
+    "accuracy at the validation threshold, confirmation": Measure("confirmation", chosen=True),
+}
+CONFIRMS = "AUC, confirmation"
+
+
+UNKNOWN = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -141,23 +219,41 @@ class Difference:
 
     Attributes:
         mean: of the difference; NaN where a side has no run.
-        interval: of 95 %, Welch's over seeds; NaN where a side has fewer than two runs.
+        interval: of 95 %, Welch's over seeds, which decides; NaN where a side has fewer than two runs.
         runs: how many there are on either side.
+        bootstrap: of 95 %, from seeds and patches drawn anew, the same patches for both sides; NaN where the other one is.
     """
 
     mean: float
     interval: tuple[float, float]
     runs: tuple[int, int]
+    bootstrap: tuple[float, float] = UNKNOWN
 
     @property
     def has_interval(self) -> bool:
         return not np.isnan(self.interval[0])
 
 
+def third_row(runs: Sequence[Run]) -> list[Run]:
+    """The DenseNets among the runs, trained as :func:`of_plan`'s; they drop nothing, as the published one does not."""
+    main = (PATCHES, EPOCHS, LEARNING_RATE)
+    return [
+        run
+        for run in runs
+        if run.variant in THIRD_ROW.values()
+        and (run.patches, run.figures["config"]["epochs"], run.figures["config"]["learning_rate"]) == main
+        and by_recipe(run)
+    ]
+
+
+def sided(runs: Sequence[Run], network: str) -> list[Run]:
+    """The runs of a network of the plan, by seed."""
+    return sorted((run for run in runs if run.variant == NETWORKS[network]), key=lambda run: run.seed)
+
+
 def values(runs: Sequence[Run], network: str, measure: str = DECIDES) -> list[float]:
     """A measure of each run of a network of the plan, by seed."""
-    found = sorted((run for run in runs if run.variant == NETWORKS[network]), key=lambda run: run.seed)
-    return [MEASURES[measure](run) for run in found]
+    return [(MEASURES | CONFIRMATION)[measure](run) for run in sided(runs, network)]
 
 
 def compare(runs: Sequence[Run], contrast: Contrast, measure: str = DECIDES) -> Difference:
@@ -165,12 +261,25 @@ def compare(runs: Sequence[Run], contrast: Contrast, measure: str = DECIDES) -> 
 
     Args:
         runs: as :func:`of_plan` gives them.
+
+    Raises:
+        ValueError: the runs answered different patches.
     """
-    first, second = (values(runs, name, measure) for name in (contrast.network, contrast.baseline))
-    counts = (len(first), len(second))
+    sides = [sided(runs, name) for name in (contrast.network, contrast.baseline)]
+    counts = (len(sides[0]), len(sides[1]))
     if not all(counts):
-        return Difference(float("nan"), (float("nan"), float("nan")), counts)
-    return Difference(float(np.mean(first) - np.mean(second)), welch(first, second), counts)
+        return Difference(float("nan"), UNKNOWN, counts)
+    found = (MEASURES | CONFIRMATION)[measure]
+    if len({_patches(run, found.split)[1].tobytes() for side in sides for run in side}) > 1:
+        raise ValueError(
+            f"the runs of {contrast.network} and {contrast.baseline} answered different patches ({measure})"
+        )
+    first, second = ([found(run) for run in side] for side in sides)
+    seeds, resampled = welch(first, second), UNKNOWN
+    if min(counts) > 1:
+        drawn = [over_runs(np.stack([*map(found.resampled, side)]), draw=draw) for draw, side in enumerate(sides)]
+        resampled = interval(drawn[0] - drawn[1])
+    return Difference(float(np.mean(first) - np.mean(second)), seeds, counts, resampled)
 
 
 def verdict(test: Difference, confirmation: Difference | None = None) -> str:
@@ -193,26 +302,46 @@ def verdict(test: Difference, confirmation: Difference | None = None) -> str:
     return "yes" if confirmation.interval[0] > 0 else "not shown"
 
 
-def contrast_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+def missing(runs: Sequence[Run], contrast: Contrast, seeds: Sequence[int] | None = None) -> str:
+    """Which seeds of the plan a contrast still waits for, in words; nothing where it has all.
+
+    Args:
+        seeds: that the plan wants; by default :data:`SEEDS`.
+    """
+    waits = []
+    for network in (contrast.network, contrast.baseline):
+        there = {run.seed for run in sided(runs, network)}
+        if lacking := [str(seed) for seed in seeds or SEEDS if seed not in there]:
+            waits.append(f"{network} {', '.join(lacking)}")
+    return "; ".join(waits)
+
+
+def contrast_rows(runs: Sequence[Run], *, confirmed: bool = False) -> list[dict[str, str]]:
     """A row for each contrast of the plan; differences of accuracy in percentage points.
 
     Args:
         runs: as :func:`of_plan` gives them.
+        confirmed: the runs hold their answers on the confirmation patches (:func:`equilib.confirmation.opened`).
     """
     rows = []
     for contrast in CONTRASTS:
-        found = {measure: compare(runs, contrast, measure) for measure in MEASURES}
+        measures = MEASURES | (CONFIRMATION if confirmed else {})
+        found = {measure: compare(runs, contrast, measure) for measure in measures}
         row = {"contrast": f"{contrast.network} − {contrast.baseline}", "level": contrast.level}
         row |= {"what lies between": contrast.asks, "seeds": "{} and {}".format(*found[DECIDES].runs)}
-        row |= {measure: _text(measure, difference) for measure, difference in found.items()}
-        rows.append(row | {"verdict": verdict(found[DECIDES])})
+        row |= {measure: difference_text(measure, difference) for measure, difference in found.items()}
+        row["verdict"] = verdict(found[DECIDES], found.get(CONFIRMS))
+        rows.append(row | {"seeds not run": missing(runs, contrast) or "none"})
     return rows
 
 
-def _text(measure: str, difference: Difference) -> str:
+def difference_text(measure: str, difference: Difference) -> str:
+    """A difference with both its intervals: of accuracy in percentage points, of areas as they are."""
     if np.isnan(difference.mean):
         return "not run"
     scale, form = (100, "+.1f") if measure.startswith("accuracy") else (1, "+.3f")
-    mean, low, high = (scale * number for number in (difference.mean, *difference.interval))
-    interval = f"{low:{form}} to {high:{form}}" if difference.has_interval else "one seed: no interval"
-    return f"{mean:{form}} ({interval})"
+    mean = f"{scale * difference.mean:{form}}"
+    if not difference.has_interval:
+        return f"{mean} (one seed: no interval)"
+    ends = [f"{scale * end:{form}}" for end in (*difference.interval, *difference.bootstrap)]
+    return "{} (Welch {} to {}; bootstrap {} to {})".format(mean, *ends)

@@ -6,12 +6,14 @@ Reading results needs neither torch nor Lightning; nothing here imports another 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import platform
 import re
 import subprocess
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,6 +24,8 @@ from equilib import __version__
 
 # The ending of a file that is being written (:func:`written_whole`).
 PART = ".part"
+# What a packed JSON file has behind its name.
+PACKED = ".gz"
 
 
 def writable_target(path: str | Path) -> Path:
@@ -79,13 +83,50 @@ def write_json(path: str | Path, values: dict) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def results_files(folder: str | Path) -> list[Path]:
+    """The JSON files in a folder, by name, each as :func:`read_results` takes it: packed or not, it is ``name.json``."""
+    found = {path.name.removesuffix(PACKED) for end in ("", PACKED) for path in Path(folder).glob(f"*.json{end}")}
+    return [Path(folder) / name for name in sorted(found)]
+
+
+def is_stored(path: str | Path) -> bool:
+    """Whether a JSON file is there, packed or not."""
+    return Path(path).is_file() or _packed(path).is_file()
+
+
+def pack(path: str | Path) -> Path:
+    """Put ``name.json.gz`` in the place of ``name.json``: the same bytes, a third to a quarter as many on the disk."""
+    content = Path(path).read_bytes()
+    with written_whole(_packed(path)) as temporary:
+        # Without a time, so that the same content gives the same file.
+        temporary.write_bytes(gzip.compress(content, mtime=0))
+    Path(path).unlink()
+    return _packed(path)
+
+
+def _packed(path: str | Path) -> Path:
+    return Path(path).with_name(Path(path).name + PACKED)
+
+
 def read_results(path: str | Path) -> dict:
-    """The contents of a results file; raises FileNotFoundError or ValueError that names it."""
+    """The contents of a results file, ``name.json`` or, where that is not there, ``name.json.gz``.
+
+    Raises:
+        FileNotFoundError, ValueError: they name the file.
+    """
     path = Path(path)
+    if not path.is_file() and _packed(path).is_file():
+        path = _packed(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; the README says which command makes it")
+    content = path.read_bytes()
+    if path.suffix == PACKED:
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} cannot be unpacked ({error}): restore it from the repository") from error
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, brackets without end
         raise ValueError(f"{path} is no JSON file ({error})") from error
     if not isinstance(contents, dict):

@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
 
-from equilib.results import read_results, shipped_folder
+from equilib.bootstrap import interval, over_runs, patch_counts, resampled_means
+from equilib.results import is_stored, read_results, results_files, shipped_folder
 from equilib.variant import Variant
 
 # Folders of results/ with the records of shipped networks.
@@ -78,7 +79,7 @@ def shipped_run(name: str) -> Run:
     """
     # A network that was trained once more has two records; the one in naive/ is that of the shipped weights.
     records = (shipped_folder() / part / f"{name.removeprefix('pcam_')}.json" for part in SHIPPED_FROM)
-    path = next(filter(Path.exists, records), None)
+    path = next(filter(is_stored, records), None)
     if path is None:
         raise FileNotFoundError(f"no results of a run named {name!r} come with the project")
     return read_run(path)
@@ -86,7 +87,7 @@ def shipped_run(name: str) -> Run:
 
 def read_runs(folder: str | Path) -> list[Run]:
     """All runs in a folder, by network, width, number of patches and seed."""
-    paths = sorted(Path(folder).glob("*.json"))
+    paths = results_files(folder)
     if not paths:
         raise FileNotFoundError(f"{folder} holds no results; experiments/grid.py makes them")
     return sorted(
@@ -105,12 +106,32 @@ def select(runs: Sequence[Run], **values) -> list[Run]:
     return [run for run in runs if all(getattr(run, name) == value for name, value in values.items())]
 
 
+def made(run: Run) -> tuple[Variant, int, str]:
+    """All that decides what a run gives but its seed: network, patches, and every other option of its training."""
+    config = run.figures.get("config", {})
+    network = {name: value for name, value in config.get("network", {}).items() if not hasattr(run.variant, name)}
+    # A conventional network has no fields to drop whole, whatever the option says.
+    network["field_dropout"] = not run.variant.conventional and network.get("field_dropout", False)
+    options = {name: value for name, value in config.items() if name not in ("seed", "data", "kind", "network")}
+    # The oldest records say «true» where newer ones say 1.0.
+    options = {name: float(value) if isinstance(value, bool | int) else value for name, value in options.items()}
+    return run.variant, run.patches, json.dumps([options, network], sort_keys=True)
+
+
+def siblings(runs: Sequence[Run], run: Run) -> list[Run]:
+    """Those of the runs that differ from this one in their seed alone."""
+    return [other for other in runs if made(other) == made(run)]
+
+
 def cells(runs: Sequence[Run]) -> list[tuple[tuple[str, float, int], list[Run]]]:
-    """Runs that differ in their seed alone, together: ((label of the network, width, patches), runs)."""
-    found: dict[tuple[Variant, int], list[Run]] = {}
+    """Runs that differ in their seed alone, together: ((label of the network, width, patches), runs).
+
+    Runs of another length, learning rate or recipe are a cell of their own, whose key may be the same.
+    """
+    found: dict[tuple, list[Run]] = {}
     for run in runs:
-        found.setdefault((run.variant, run.patches), []).append(run)
-    return [((variant.label, variant.width, patches), group) for (variant, patches), group in found.items()]
+        found.setdefault(made(run), []).append(run)
+    return [((variant.label, variant.width, patches), group) for (variant, patches, _), group in found.items()]
 
 
 @dataclass(frozen=True)
@@ -158,7 +179,7 @@ def advantage(runs: Sequence[Run], baseline: Sequence[Run], stage: str = "fp32")
     variance = sum(side.mean(1).var(ddof=1) / len(side) if len(side) > 1 else np.nan for side in (first, second))
     count = len(first)
     seeds = welch(first.mean(1), second.mean(1))
-    return Estimate(first.mean() - second.mean(), (variance * count) ** 0.5, *_interval(difference), count, seeds)
+    return Estimate(first.mean() - second.mean(), (variance * count) ** 0.5, *interval(difference), count, seeds)
 
 
 def areas(runs: Sequence[Run], stage: str = "fp32") -> np.ndarray:
@@ -191,33 +212,14 @@ def welch(first: Sequence[float], second: Sequence[float] = (0.0, 0.0)) -> tuple
     return float(difference - reach), float(difference + reach)
 
 
-REPEATS = 4000
-
-
 def _bootstrap(values: np.ndarray, *, draw: int = 0) -> np.ndarray:
     """Means of resampled runs and patches, (REPEATS,): values (runs, patches), both drawn with replacement."""
-    runs, patches = values.shape
-    run_counts = np.random.default_rng((1, draw)).multinomial(runs, np.full(runs, 1 / runs), REPEATS)
-    return np.einsum("bs,sn,bn->b", run_counts, values, _patch_counts(patches), optimize=True) / (runs * patches)
-
-
-@lru_cache(maxsize=1)
-def _patch_counts(patches: int) -> np.ndarray:
-    """How often each patch is drawn, (REPEATS, patches), from a generator of its own: two tables of the same patches see
-    the same resamples, and the drawing, which takes nearly all of the time, is done once."""
-    counts = np.random.default_rng(0).multinomial(patches, np.full(patches, 1 / patches), REPEATS)
-    counts.flags.writeable = False
-    return counts
-
-
-def _interval(samples: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(samples, (0.025, 0.975))
-    return float(low), float(high)
+    return over_runs(resampled_means(values, patch_counts(values.shape[1])), draw=draw)
 
 
 def _estimate(means: np.ndarray, samples: np.ndarray) -> Estimate:
     std = float(means.std(ddof=1)) if len(means) > 1 else float("nan")
-    return Estimate(float(means.mean()), std, *_interval(samples), len(means), welch(means))
+    return Estimate(float(means.mean()), std, *interval(samples), len(means), welch(means))
 
 
 def _check_same_patches(runs: Sequence[Run]) -> None:

@@ -17,12 +17,20 @@ def points(estimate: Estimate) -> str:
 
 
 def difference(estimate: Estimate) -> str:
-    """A difference between networks as text in percentage points: mean (interval of 95 %, over patches and seeds).
+    """A difference between networks as text in percentage points: mean (Welch's interval of 95 %; a bootstrap's).
 
     With one seed a side there is no interval: how much the seed changes is not known.
     """
-    interval = f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}" if _seeds_known(estimate) else ONE_SEED
-    return f"{100 * estimate.mean:+.1f} ({interval})"
+    if not _seeds_known(estimate):
+        return f"{100 * estimate.mean:+.1f} ({ONE_SEED})"
+    ends = [f"{100 * end:+.1f}" for end in (*estimate.between_seeds, estimate.low, estimate.high)]
+    return "{:+.1f} (Welch {} to {}; bootstrap {} to {})".format(100 * estimate.mean, *ends)
+
+
+def _rounding(estimate: Estimate) -> str:
+    """What INT8 changes, in percentage points: mean (interval of 95 %, over patches and runs)."""
+    interval = f"{100 * estimate.low:+.2f} to {100 * estimate.high:+.2f}" if estimate.runs > 1 else ONE_SEED
+    return f"{100 * estimate.mean:+.2f} ({interval})"
 
 
 ONE_SEED = "one seed: no interval"
@@ -36,11 +44,16 @@ def _interval(low: float, high: float, text: str) -> str:
     return ONE_SEED if np.isnan(low) else f"{low:{text}} to {high:{text}}"
 
 
+def _recipe(group: Sequence[Run]) -> dict[str, str]:
+    """What of their training may differ from that of another row of the same network and patches."""
+    config = group[0].figures.get("config", {})
+    return {name: f"{config.get(key, '')}" for name, key in (("epochs", "epochs"), ("learning rate", "learning_rate"))}
+
+
 def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """A row for each network and number of patches: Table 1 of the paper, on several seeds."""
     rows = []
     for (network, width, patches), group in cells(runs):
-        change = int8_change(group)
         figures = [run.figures for run in group]
 
         def mean(metric, figures=figures):
@@ -53,10 +66,11 @@ def accuracy_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 "parameters": f"{figures[0]['parameters']:,}",
                 "MACs [millions]": f"{figures[0]['macs'] / 1e6:.0f}",
                 "patches": f"{patches:,}",
+                **_recipe(group),
                 "seeds": str(len(group)),
                 "FP32 [%]": points(accuracy(group)),
                 "INT8 [%]": points(accuracy(group, "int8")),
-                "INT8 − FP32 [points]": f"{100 * change.mean:+.2f} ({100 * change.low:+.2f} to {100 * change.high:+.2f})",
+                "INT8 − FP32 [points]": _rounding(int8_change(group)),
                 "four rotations [%]": points(accuracy(group, "fp32, mean of four rotations")),
                 "AUC": f"{mean('auc'):.3f}",
                 "cross-entropy": f"{mean('cross_entropy'):.3f}",
@@ -102,8 +116,8 @@ def table_1(*groups: Sequence[Run]) -> list[dict[str, str]]:
             rows.append(
                 {
                     "network": network,
-                    "width": f"{width:g}",
-                    "channels, multiples of": str(figures["config"]["network"]["divisor"]),
+                    "width": "" if runs[0].variant.growth else f"{width:g}",  # a DenseNet has no multiplier
+                    "channels, multiples of": str(figures["config"]["network"].get("divisor", "")),
                     "trained on": f"{runs[0].label}, {most:,} patches",
                     "parameters": f"{figures['parameters']:,}",
                     "MACs [millions]": f"{figures['macs'] / 1e6:.0f}",
@@ -130,7 +144,7 @@ def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 "network": f"{variant.label}, width {variant.width:g}",
                 "runs": str(len(group)),
                 "INT8 − FP32, all runs [points]": f"{100 * change.mean:+.2f}",
-                "95 % interval": f"{100 * change.low:+.2f} to {100 * change.high:+.2f}",
+                "95 % interval": _interval(100 * change.low, 100 * change.high, "+.2f") if len(group) > 1 else ONE_SEED,
             }
         )
     return rows
@@ -177,7 +191,7 @@ def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list
         row = {"networks": "conventional" if conventional else "equivariant", "learning rate": f"{rate:g}"}
         row["runs"] = str(len(group))
         for words, stage in stages:
-            changes = [change for figures in group if (change := _change(figures, stage)) is not None]
+            changes = [change for figures in group if (change := rounding_change(figures, stage)) is not None]
             some = "" if len(changes) == len(group) else f" ({len(changes)} run{'s' * (len(changes) != 1)})"
             mean = f"{sum(changes) / len(changes):+.2f}{some}" if changes else "not measured"
             row[f"{words} − FP32 [points]"] = mean
@@ -186,7 +200,7 @@ def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list
     return rows
 
 
-def _change(figures: dict, stage: str) -> float | None:
+def rounding_change(figures: dict, stage: str) -> float | None:
     """Accuracy at a stage minus that of FP32, in points; None where the run did not note that stage."""
     accuracy = figures["accuracy"]
     noted = {"naive": "int8 naive, simulated", "+ absorption": "int8 simulated"}.get(stage, stage)
@@ -211,7 +225,7 @@ def advantage_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 "seeds": f"{len(group)} and {len(baseline)}",
                 "equivariant − conventional [points]": f"{100 * found.mean:+.1f}",
                 "standard error": f"{100 * found.standard_error:.1f}" if known else "unknown: one seed",
-                "95 % interval": _interval(100 * found.low, 100 * found.high, "+.1f") if known else ONE_SEED,
+                "95 % interval, bootstrap": _interval(100 * found.low, 100 * found.high, "+.1f") if known else ONE_SEED,
                 "95 % interval, Welch": _interval(*(100 * end for end in found.between_seeds), "+.1f"),
                 "AUC, difference": f"{ours.mean() - theirs.mean():+.3f}",
                 "AUC, 95 % interval, Welch": _interval(*welch(ours, theirs), "+.3f"),
@@ -225,7 +239,11 @@ def _comparable(runs: Sequence[Run]) -> list[tuple[list[Run], list[Run]]]:
     for (_, width, patches), group in cells(runs):
         if group[0].variant.conventional:
             continue
-        others = [run for run in select(runs, patches=patches) if run.variant.conventional]
+        others = [
+            run
+            for run in select(runs, patches=patches)
+            if run.variant.conventional and _recipe([run])["epochs"] == _recipe(group)["epochs"]
+        ]
         for (_, other_width, _), baseline in cells(others):
             ratio = baseline[0].figures["parameters"] / group[0].figures["parameters"]
             if other_width == width or 1 / 1.3 < ratio < 1.3:
@@ -309,6 +327,7 @@ def rotation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         identical = float(np.mean([run.figures["int8_identical_under_quarter_turns"] for run in group]))
         rows.append(
             {"network": f"{network}, width {width:g}", "patches": f"{patches:,}"}
+            | _recipe(group)
             | {
                 f"flips at quarter turns, {name}": _flips(group, stage, quarter=True)
                 for name, stage in stages.items()

@@ -6,7 +6,7 @@ Nothing here needs torch: results are read without it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = ("conventional", "equivariant")
 # Of architectures; the name of the second stands in configurations and names of files, that of the first is left out.
@@ -127,6 +127,12 @@ class Variant:
         """For tables and figures, such as ``"C4, field-wise"``; width and divisor stand beside it."""
         name = self.kind if self.conventional else self.group
         return ", ".join([f"{name} DenseNet" if self.family == "densenet" else name, *self.details])
+
+    @property
+    def timed_as(self) -> str:
+        """The name of its row where networks are timed: recipes do not change a network's speed."""
+        label = replace(self, recipe="").label
+        return label if self.family == "densenet" else f"{label} MobileNetV2, width {self.width:g}"
 
     @property
     def slug(self) -> str:

@@ -76,9 +76,9 @@ def with_interval(estimate: study.Estimate) -> str:
 
 
 def over_seeds(run: study.Run) -> str:
-    """The accuracy of all runs of this network and size in the tables: mean ± standard deviation, and how many seeds."""
-    tables = [*study.shipped_runs("grid"), *study.shipped_runs("ablation")]
-    group = study.select(tables, variant=run.variant, patches=run.patches)
+    """The accuracy of all runs in the tables that differ in their seed alone: mean ± standard deviation, how many seeds."""
+    tables = [one for name in ("grid", "ablation", "evidence") for one in study.shipped_runs(name)]
+    group = study.siblings(tables, run)
     return f"{study_tables.points(study.accuracy(group))}, {len(group)} seed{'s' * (len(group) != 1)}"
 
 

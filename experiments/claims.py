@@ -14,11 +14,11 @@ import runs
 import torch
 from torch import nn
 
-from equilib import study, study_tables
+from equilib import contrasts, study, study_tables
 from equilib.filters import spread_within_fields
 from equilib.mobilenet import exported
 from equilib.plain import facts
-from equilib.results import markdown_table
+from equilib.results import markdown_table, read_results, results_files
 from equilib.runs import shipped_network
 from equilib.variant import ANY_ANGLE, Variant
 
@@ -26,6 +26,8 @@ CLAIMS = runs.RESULTS / "claims.json"
 VERDICTS = ("reproduced", "partly", "contradicted", "not decided yet", "not tested")
 # The shipped networks whose filters are measured, by the group.
 MEASURED = {"C4": "pcam_C4_w0.35_20000_seed0", "C12": "pcam_C12_w0.35_20000_seed0"}
+# Points of accuracy from which on naive rounding is said to harm.
+HARM = 2
 # The primary contrast of results/PLAN.md.
 PAPER = Variant("equivariant", "C12", "fieldwise", divisor=runs.ABLATION_DIVISOR)
 PLAIN = Variant("conventional", divisor=runs.ABLATION_DIVISOR, recipe=ANY_ANGLE)
@@ -77,7 +79,7 @@ def figures() -> dict[str, object]:
     conventional = [run for run in every if run.variant.conventional]
     turning = [run for run in every if not run.variant.conventional and run.variant.group != "C1"]
     twelve = [run for run in turning if run.variant.group == "C12"]
-    ours, theirs = (study.select(evidence, variant=variant) for variant in (PAPER, PLAIN))
+    ours, theirs = (study.select(contrasts.of_plan(evidence), variant=variant) for variant in (PAPER, PLAIN))
     most = runs.SIZES[-1][0]
     best = max((run for run in every if run.patches == most), key=lambda run: run.correct().mean())
     found = {
@@ -113,10 +115,41 @@ def figures() -> dict[str, object]:
         "strict": study_tables.difference(study.advantage(*strict)),
         "more_fields": study_tables.difference(study.advantage(wider, narrower)),
     }
+    found["protects"] = protects(every)
     for group, name in MEASURED.items():
         values = spread(name)
         found |= {f"spread_{group}": values.median().item(), f"spread_{group}_most": values.max().item()}
     return found
+
+
+def protects(every: Sequence[study.Run]) -> str:
+    """What keeps naive INT8 from harm, symmetry or the learning rate: what the runs can tell apart, and which run will.
+
+    Beside these runs, which have their INT8 on record, those of the search are counted, which have none.
+    """
+
+    def rate(run: study.Run) -> float:
+        return run.figures["config"]["learning_rate"]
+
+    def naive(run: study.Run) -> float:
+        return study_tables.rounding_change(run.figures, "naive")
+
+    harmed = [run for run in every if naive(run) < -HARM]
+    fast = min(map(rate, harmed))
+    kinds = " and ".join(sorted({run.variant.kind for run in harmed}))
+    told = f"Naive rounding, without equalization, cost {len(harmed)} of {len(every)} networks more than {HARM} points"
+    told += f", all of them {kinds} and trained at a rate of {fast:g} or more."
+    turning = [run for run in every if not run.variant.conventional and rate(run) >= fast]
+    if turning:
+        worst = min(map(naive, turning))
+        return f"{told} Of {len(turning)} equivariant ones trained at such a rate the worst changed by {worst:+.2f} points."
+    configs = [read_results(path)["config"] for path in results_files(runs.RESULTS / "search")]
+    searched = [one for one in configs if one["kind"] == "equivariant" and one["learning_rate"] >= fast]
+    return (
+        f"{told} No equivariant network trained at such a rate has its INT8 on record ({len(searched)} in `search/` have "
+        "their validation losses alone), so symmetry and rate cannot be told apart; of the plan's trials, "
+        f"`{contrasts.run_name('C12_fieldwise', 0, learning_rate=fast)}` is the first that will."
+    )
 
 
 def change(estimate: study.Estimate) -> str:

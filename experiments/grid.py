@@ -3,7 +3,9 @@
     python experiments/grid.py list [--plan]                                       what there is, what is missing
     python experiments/grid.py train [--plan] --data DATA --folder RUNS [--only 1000]    train and measure what is missing
     python experiments/grid.py again --data DATA --folder RUNS --only C4_w0.35_1000_seed0    does it come out the same?
-    python experiments/grid.py ship --folder RUNS --only C4_w0.35_20000_seed0      keep weights and INT8 model in results/
+    python experiments/grid.py ship [--plan] --folder RUNS --only C4_w0.35_20000_seed0   keep weights and INT8 model in results/
+    python experiments/grid.py pack                                                the JSONs of runs, gzipped
+    python experiments/grid.py confirm                                             the plan's contrasts on the sealed patches
     python experiments/grid.py tables                                              print all tables, renew the READMEs
 
 `--plan` means the runs of results/PLAN.md, in its order.  One JSON a run.  Start it again and it goes on: runs that have
@@ -16,19 +18,22 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from runs import RESULTS, PlannedRun, Run, grid_runs, planned_runs
-from tables import again_table, renew
+from runs import RECORDS, RESULTS, PlannedRun, Run, grid_runs, planned_runs
+from tables import again_table, confirmation_table, renew
 
 from equilib import device
+from equilib.confirmation import Sealed
 from equilib.experiment import data_label, measure, score
 from equilib.mobilenet import exported
 from equilib.pcam import Patches
-from equilib.results import environment, read_results, write_json
-from equilib.training import save_weights, train
+from equilib.results import environment, is_stored, pack, read_results, write_json, written_whole
+from equilib.runs import read_checkpoint, save_weights
+from equilib.training import train
 
 
 def execute(run: Run | PlannedRun, data: str, folder: Path, label: str) -> None:
@@ -84,27 +89,55 @@ def repeat(run: Run, data: str, folder: Path) -> None:
     )
 
 
-def ship(run: Run, folder: Path) -> None:
-    """Keep the weights and the INT8 model of a finished run with the project; checkpoints.json says how they came about."""
+def ship(run: Run | PlannedRun, folder: Path, *, int8_only: bool = False) -> None:
+    """Keep the weights and the INT8 model of a finished run with the project; checkpoints.json and the model card follow.
+
+    The INT8 file is the one that was measured: made anew on another processor, weights may round the other way.
+
+    Args:
+        run: has its JSON.
+        folder: of the runs, with ``<name>/best.ckpt`` and ``<name>_int8.onnx``.
+        int8_only: leave out the trained weights, which of a conventional network are most of the bytes.
+
+    Raises:
+        FileNotFoundError: the run has no JSON, or the folder lacks one of its files.
+        ValueError: the files are of another run than the JSON.
+    """
     contents = read_results(run.json)
+    checkpoint, model = folder / run.name / "best.ckpt", folder / f"{run.name}_int8.onnx"
+    for path in (checkpoint, model):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: --folder must be where {run.name} was trained")
+    config, figures = read_checkpoint(checkpoint)["equilib"], contents["model"]
+    # Records of before an option existed lack it; what they have must be the checkpoint's.
+    known = {name: value for name, value in figures["config"].items() if name not in ("data", "network")}
+    if any(config[name] != value for name, value in known.items()) or model.stat().st_size != figures["onnx_bytes"]:
+        raise ValueError(f"{folder} holds another training than {run.json}: its options or the size of its file differ")
     name = f"pcam_{run.name}"
-    digest = save_weights(folder / run.name / "best.ckpt", RESULTS / f"{name}.pt")
-    model = (folder / f"{run.name}_int8.onnx").read_bytes()
-    (RESULTS / f"{name}.onnx").write_bytes(model)
     entry = {
-        "sha256": digest,
-        "int8 sha256": hashlib.sha256(model).hexdigest(),
+        "int8 sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "data": f"{contents['data']['label']}, {run.patches:,} training patches",
         "made by": contents["command"],
-        "best epoch": contents["model"]["best_epoch"],
+        "best epoch": figures["best_epoch"],
     }
+    if not int8_only:
+        entry = {"sha256": save_weights(checkpoint, RESULTS / f"{name}.pt")} | entry
+    with written_whole(RESULTS / f"{name}.onnx") as temporary:
+        temporary.write_bytes(model.read_bytes())
     write_json(RESULTS / "checkpoints.json", read_results(RESULTS / "checkpoints.json") | {name: entry})
+
+
+def pack_all() -> None:
+    """Gzip the JSONs of runs, so that results/ stays small; what is packed already stays as it is.  None is read."""
+    for name in RECORDS:
+        for path in sorted((RESULTS / name).glob("*.json")):
+            print(pack(path).relative_to(RESULTS))
 
 
 def show(chosen: Sequence[Run | PlannedRun]) -> None:
     """Say of each run whether its JSON is there."""
     for run in chosen:
-        print("done   " if run.json.exists() else "missing", run.name)
+        print("done   " if is_stored(run.json) else "missing", run.name)
 
 
 def train_missing(chosen: Sequence[Run | PlannedRun], data: str, folder: Path, label: str) -> None:
@@ -115,7 +148,7 @@ def train_missing(chosen: Sequence[Run | PlannedRun], data: str, folder: Path, l
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends, however
             except BlockingIOError:
                 continue
-            if not run.json.exists():
+            if not is_stored(run.json):
                 run.json.parent.mkdir(parents=True, exist_ok=True)
                 print(run.name, flush=True)
                 execute(run, data, folder, label)
@@ -127,6 +160,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tables", help="print the tables of all results, renew the READMEs")
+    commands.add_parser("pack", help="gzip the JSONs of runs in results/")
+    commands.add_parser("confirm", help="the contrasts of the plan on the confirmation patches, once its floor is done")
     for name, summary in (
         ("list", "which runs are done and which are missing"),
         ("train", "train and measure what is missing"),
@@ -145,6 +180,8 @@ def arguments() -> argparse.ArgumentParser:
             command.add_argument(
                 "--label", help="what the data is, such as 'PCam subset, 20k JPEG'; else its sizes or folder say it"
             )
+        if name == "ship":
+            command.add_argument("--int8-only", action="store_true", help="leave out the trained weights")
         if name != "list":
             command.add_argument("--folder", type=Path, required=True, help="where the runs keep their checkpoints")
     return parser
@@ -156,6 +193,15 @@ def main() -> None:
     if options.command == "tables":
         renew()
         return
+    if options.command == "pack":
+        pack_all()
+        return
+    if options.command == "confirm":
+        try:
+            print(confirmation_table())
+        except (Sealed, OSError, ValueError) as error:
+            sys.exit(f"grid.py: {error}")
+        return
     runs = planned_runs() if getattr(options, "plan", False) else grid_runs()
     chosen = [run for run in runs if any(part in run.name for part in options.only)]
     if not chosen:
@@ -163,8 +209,12 @@ def main() -> None:
     if options.command == "list":
         show(chosen)
     elif options.command == "ship":
-        for run in chosen:
-            ship(run, options.folder)
+        try:
+            for run in chosen:
+                ship(run, options.folder, int8_only=options.int8_only)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        renew("files", "networks")
     else:
         torch.set_num_threads(1)
         options.folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from equilib.training import TrainConfig
 from equilib.variant import ANY_ANGLE, DEFAULT_DIVISOR, Variant
 
 RESULTS = Path(__file__).parent.parent / "results"
+# Its folders with one JSON a run, which `grid.py pack` gzips.
+RECORDS = ("grid", "ablation", "naive", "evidence", "evidence/confirmation")
 # Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.
 SIZES = ((1000, 30), (4000, 12), (20000, 6))
 SEEDS = (0, 1, 2)
@@ -115,15 +117,11 @@ def grid_runs() -> list[Run]:
 
 
 # results/PLAN.md: one recipe for all.
-PLAN_RECIPE = {"stain": 0.1, "any_angle": 1.0, "recalibrate": 512}
+PLAN_RECIPE = {name: contrasts.RECIPE[name] for name in ("stain", "any_angle", "recalibrate")}
 PLAN_LEARNING_RATE = contrasts.LEARNING_RATE
 PLAN_EPOCHS, END_EPOCHS = contrasts.EPOCHS, 24
 # The networks by the names that the plan gives them; files in results/evidence/ begin with these.
-PLAN_NETWORKS = contrasts.NETWORKS | {
-    # The paper's third row: eight fields of D4 train about as many weights as the 24 channels of the published plain one.
-    "D4_densenet": Variant.densenet("equivariant", 64),
-    "densenet": Variant.densenet("conventional", 24, recipe=ANY_ANGLE),
-}
+PLAN_NETWORKS = contrasts.NETWORKS | contrasts.THIRD_ROW
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class PlannedRun:
     seed: int
     epochs: int = PLAN_EPOCHS
     learning_rate: float = PLAN_LEARNING_RATE
-    patches: int = 20_000
+    patches: int = contrasts.PATCHES
 
     options = "--plan "
 
@@ -148,8 +146,7 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        rate = f"_lr{self.learning_rate:g}" if self.learning_rate != PLAN_LEARNING_RATE else ""
-        return f"{self.network}_{self.patches}_epochs{self.epochs}{rate}_seed{self.seed}"
+        return contrasts.run_name(self.network, self.seed, self.epochs, self.learning_rate, self.patches)
 
     @property
     def json(self) -> Path:
@@ -169,9 +166,9 @@ def planned_runs() -> list[PlannedRun]:
     """The plan's runs in its order: what is worth most comes first."""
     four = ("C12_fieldwise", "conventional", "grouped4", "C4_fieldwise")
     pair = four[:2]
-    floor = [PlannedRun(network, 0) for network in (*four, "grouped12", "C4_strict")]
-    floor += [PlannedRun(network, 1) for network in pair]
-    floor += [PlannedRun(network, 2) for network in pair]
+    floor = [PlannedRun(network, 0) for network in (*pair, "grouped4", "grouped12")]
+    floor += [PlannedRun(network, seed) for seed in (1, 2) for network in pair]
+    floor += [PlannedRun(network, 0) for network in ("C4_fieldwise", "C4_strict")]
     floor += [PlannedRun(network, seed) for seed in (1, 2) for network in four[2:]]
     floor += [PlannedRun(network, 1) for network in ("grouped12", "C4_strict")]
     third_row = [PlannedRun(network, 0) for network in ("D4_densenet", "densenet")]

@@ -9,11 +9,14 @@ import cards
 import claims
 import runs
 
-from equilib import contrasts, marks, study, study_tables
+from equilib import confirmation, contrasts, marks, plan_tables, study, study_tables
 from equilib.experiment import table
 from equilib.results import markdown_table, read_results
+from equilib.variant import ANY_ANGLE
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
+# Read by equilib.confirmation alone, and by it only when the plan says so.
+SEALED = runs.RESULTS / "evidence" / "confirmation"
 
 
 # The files of the marks that are not in results/README.md.
@@ -32,9 +35,11 @@ def page(name: str) -> Path:
     return PAGES.get(name, ALL)
 
 
-def renew() -> None:
-    """Print all tables and put them between their marks."""
+def renew(*names: str) -> None:
+    """Print the tables of these names, or all of them, and put them between their marks."""
     for name, text in tables().items():
+        if names and name not in names:
+            continue
         print(text, end="\n\n")
         marks.write(name, text, page(name))
 
@@ -42,6 +47,7 @@ def renew() -> None:
 def tables() -> dict[str, str]:
     """The tables by the name of their marks."""
     grid, ablation, evidence = (study.read_runs(runs.RESULTS / name) for name in ("grid", "ablation", "evidence"))
+    every = [*grid, *ablation, *evidence]
     few, most = (study.select(ablation, patches=size) for size in (runs.SIZES[0][0], runs.SIZES[-1][0]))
     chosen = [run for run in ablation if study.select(most, variant=run.variant)]
 
@@ -63,8 +69,18 @@ def tables() -> dict[str, str]:
     ]
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
     planned = contrasts.of_plan(evidence)
+    confirmed = not confirmation.floor_missing(evidence)
+    if confirmed:
+        planned = confirmation.opened(evidence, SEALED)
+    third = contrasts.third_row(evidence)
+    sentences = [*verdicts(planned, confirmed=confirmed), *third_row(third)]
+    sentences += (
+        [] if confirmed else ["A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."]
+    )
     return {
-        "table 1": text(study_tables.table_1(planned)) + "\n\n" + "\n".join(map("* {}".format, verdicts(planned))),
+        "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
+        + "\n\n"
+        + "\n".join(map("* {}".format, sentences)),
         "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
         "differences, multiples of 24": text(study_tables.advantage_rows(chosen), narrower),
@@ -76,9 +92,13 @@ def tables() -> dict[str, str]:
             study_tables.rotation_rows(chosen),
             study_tables.steadiness_rows(chosen),
         ),
-        "ladder": text(study_tables.ladder_rows([*grid, *ablation, *evidence])),
+        "ladder": text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
         "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
-        "contrasts": text(contrasts.contrast_rows(planned)),
+        "contrasts": text(contrasts.contrast_rows(planned, confirmed=confirmed)),
+        "confirmation": sealed(evidence),
+        "to the end": text(plan_tables.end_rows(evidence)),
+        "learning rates": text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
+        "few patches": text(plan_tables.few_rows(evidence)),
         "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table(),
         "search": search_table(),
@@ -90,21 +110,65 @@ def tables() -> dict[str, str]:
     }
 
 
-def verdicts(planned: list[study.Run]) -> list[str]:
+def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short."""
+    left_out = ("width", "channels, multiples of", "trained on", "INT8 − FP32 [points]")
+    left_out += ("classes that flip at quarter turns, INT8",)
+    return [
+        {name: text for name, text in row.items() if name not in left_out} | {"network": short(row["network"])}
+        for row in rows
+    ]
+
+
+def short(label: str) -> str:
+    """A label without the recipe, which is one for all."""
+    return label.removesuffix(f", {ANY_ANGLE}")
+
+
+def verdicts(planned: list[study.Run], *, confirmed: bool = False) -> list[str]:
     """A sentence for each primary and secondary contrast of the plan."""
     sentences = []
     for contrast in contrasts.CONTRASTS:
         if contrast.level == "part":
             continue
-        label, baseline = (contrasts.NETWORKS[name].label for name in (contrast.network, contrast.baseline))
+        label, baseline = (short(contrasts.NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
         area, points = (contrasts.compare(planned, contrast, name) for name in ("AUC, test", "accuracy, test"))
+        again = contrasts.compare(planned, contrast, contrasts.CONFIRMS) if confirmed else None
+        welch = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
         found = (
-            f"{area.mean:+.3f} in AUC, {100 * points.mean:+.1f} points of accuracy, {area.runs[0]} and {area.runs[1]} seed(s); "
+            f"{area.mean:+.3f} in AUC{welch}, {100 * points.mean:+.1f} points, "
+            f"{area.runs[0]} and {area.runs[1]} seed(s); "
             if all(area.runs)
             else ""
         )
-        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{contrasts.verdict(area)}.")
+        # The last sentence says once, and results/README.md in each row, that the confirmation patches are sealed.
+        decided = contrasts.verdict(area, again).removesuffix(", confirmation is sealed")
+        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{decided}.")
     return sentences
+
+
+def third_row(runs: list[study.Run]) -> list[str]:
+    """A sentence that says which networks of the paper's third row have no run yet; none where the table has both."""
+    there = {run.variant for run in runs}
+    lacking = [f"`{name}`" for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
+    return [f"The paper's third row: not run ({', '.join(lacking)})."] if lacking else []
+
+
+def sealed(evidence: list[study.Run]) -> str:
+    """Why the confirmation patches are not read yet; once they may be, that they are."""
+    lacking = confirmation.floor_missing(evidence)
+    if not lacking:
+        return "The floor of the plan is done: the confirmation patches are read, and stand in the table above."
+    names = ", ".join(f"`{name}`" for name in lacking)
+    return f"Sealed: {len(lacking)} of the {len(confirmation.floor_names())} runs of the floor are missing ({names})."
+
+
+def confirmation_table() -> str:
+    """The plan's contrasts with the confirmation patches; raises :class:`equilib.confirmation.Sealed` before they may be read."""
+    runs_of_plan = confirmation.opened(study.read_runs(runs.RESULTS / "evidence"), SEALED)
+    shown = ("contrast", "level", "seeds", contrasts.DECIDES, *contrasts.CONFIRMATION, "verdict")
+    rows = contrasts.contrast_rows(runs_of_plan, confirmed=True)
+    return markdown_table([{name: row[name] for name in shown} for row in rows])
 
 
 def again_table() -> str:

@@ -810,15 +810,29 @@ STUDY = _of(
     ("both sides draw the same seeds", "_bootstrap(second, draw=1)", "_bootstrap(second, draw=0)"),
     ("the variance of a difference is biased", "side.mean(1).var(ddof=1)", "side.mean(1).var(ddof=0)"),
     ("the spread over runs is biased", "means.std(ddof=1)", "means.std(ddof=0)"),
+    ("two kinds of labels pass", "if len(labels) > 1:", "if len(labels) > 2:"),
+    ("INT8 is subtracted", 'run.correct("int8") - run.correct("fp32")', 'run.correct("fp32") - run.correct("int8")'),
+    ("one attribute is enough", "if all(getattr(run, name) == value", "if any(getattr(run, name) == value"),
+)
+
+BOOTSTRAP = _of(
+    "bootstrap",
+    "test_bootstrap.py",
     ("an interval of 90 %", "(0.025, 0.975)", "(0.05, 0.95)"),
     (
         "patches are not drawn",
         "multinomial(patches, np.full(patches, 1 / patches), REPEATS)",
         "multinomial(patches, np.full(patches, 1 / patches), 1).repeat(REPEATS, 0)",
     ),
-    ("two kinds of labels pass", "if len(labels) > 1:", "if len(labels) > 2:"),
-    ("INT8 is subtracted", 'run.correct("int8") - run.correct("fp32")', 'run.correct("fp32") - run.correct("int8")'),
-    ("one attribute is enough", "if all(getattr(run, name) == value", "if any(getattr(run, name) == value"),
+    ("slides weigh alike, however many patches they have", "np.bincount(slide, minlength=size))", "np.ones(size))"),
+    ("pairs within a slide count once, however often it is drawn", '"bs,st,bt->b"', '"bs,st,ct->b"'),
+    (
+        "equal scores count whole",
+        'scores[ones], side) for side in ("left", "right"))\n    twice',
+        'scores[ones], side) for side in ("right", "right"))\n    twice',
+    ),
+    ("a patch drawn twice counts once", "positive = counts[:, ones]", "positive = counts[:, ones] > 0"),
+    ("runs are not drawn", 'np.einsum("br,rb->b", counts, values) / runs', "values.mean(0)"),
 )
 
 DEPLOY = _of(
@@ -1032,8 +1046,49 @@ CONTRASTS = _of(
     ("patches that chose the epoch count as unseen", '"unseen": slice(CHOSE, None)', '"unseen": slice(None)'),
     ("confirmation patches cannot say no", "confirmation.interval[1] < 0", "confirmation.interval[0] > 0"),
     ("a yes needs no confirmation", "if not known:", "if False:"),
-    ("trainings of any length are compared", "== (PATCHES, epochs, learning_rate)", "!= (PATCHES, None, None)"),
+    ("trainings of any length are compared", "== (patches, epochs)", "!= (None, None)"),
+    ("recipes mix", "config.get(name, value) == value for name", "True for name"),
+    ("dropout by channel counts as dropout of fields", 'get("field_dropout", True)', 'get("width", True)'),
+    (
+        "other patches are compared",
+        "for side in sides for run in side}) > 1:",
+        "for side in sides for run in side}) > 2:",
+    ),
+    ("both sides draw the same seeds for the bootstrap", "draw=draw) for draw, side", "draw=0) for draw, side"),
     ("equal scores are parted", "scores[1:] > scores[:-1], [True]", "scores[1:] >= scores[:-1], [True]"),
+)
+
+CONFIRMATION = _of(
+    "confirmation",
+    "test_confirmation.py",
+    (
+        "one run of the floor may be missing",
+        "if lacking := floor_missing(runs):",
+        "if len(lacking := floor_missing(runs)) > 1:",
+    ),
+    ("runs of any recipe make up the floor", "name_of(run) for run in of_plan(runs)}", "name_of(run) for run in runs}"),
+    ("test patches confirm", 'if lists[1] == run.figures["per_patch"]["fp32"]:', "if False:"),
+)
+
+PLAN_TABLES = _of(
+    "plan_tables",
+    "test_plan_tables.py",
+    ("a rate that is hardly better is taken", "losses[best] > CLEARLY", "losses[best] > 0"),
+    ("any seed is a trial", "if run.seed == TRIAL_SEED:", "if run.seed >= TRIAL_SEED:"),
+    ("the last two epochs are one", '["best_epoch"] >= END - 1', '["best_epoch"] >= END'),
+    ("lengths share a row", "group = of_plan(runs, epochs)", "group = of_plan(runs, EPOCHS)"),
+)
+
+SLIDES = _of(
+    "slides",
+    "test_slides.py",
+    ("rows in another order pass", "!= [label == 1 for label in labels]:", "== []:"),
+    (
+        "the tumour may lie anywhere",
+        'SLIDE, LABEL = "wsi", "center_tumor_patch"',
+        'SLIDE, LABEL = "wsi", "tumor_patch"',
+    ),
+    ("the difference is turned round", "tuple(b - a for a, b", "tuple(a - b for a, b"),
 )
 
 ORDER = _of(
@@ -1323,6 +1378,9 @@ MUTANTS = [
     *EPOCHS,
     *TABLES,
     *CONTRASTS,
+    *CONFIRMATION,
+    *PLAN_TABLES,
+    *SLIDES,
     *ORDER,
     *INT8,
     *DEVICE,
@@ -1331,6 +1389,7 @@ MUTANTS = [
     *EXPERIMENT,
     *TRAINING,
     *STUDY,
+    *BOOTSTRAP,
     *DEPLOY,
     *RECENT,
 ]

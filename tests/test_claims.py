@@ -8,12 +8,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import made_up
 import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "experiments"))
 import cards  # noqa: E402
 import claims  # noqa: E402
+import runs as ordered  # noqa: E402
 
 from equilib import marks, study  # noqa: E402
 
@@ -86,6 +88,34 @@ def test_the_page_is_the_file_with_its_figures():
         assert f"| {claim['number']}. {claim['claim']}" in row
         assert f"**{claim['verdict']}** | {claim['sentence'].format(**known())} |" in row
         assert row.count("](../") == len(claim["artefacts"])
+
+
+def rounded(network, naive, rate):
+    """A run whose naive INT8 changes its accuracy by so many points."""
+    one = made_up.run(network, 0.9, rate=rate)
+    one.figures["accuracy"] = {
+        "fp32": {"accuracy": 0.8},
+        "int8 naive, simulated": {"accuracy": 0.8 + naive / 100},
+    }
+    return one
+
+
+def test_what_protects_is_open_until_an_equivariant_network_was_trained_at_the_rate_that_harms():
+    runs = [rounded("conventional", -9, 0.01), rounded("conventional", -1, 0.01), rounded("C4_strict", 0, 0.003)]
+    told = claims.protects(runs)
+    assert "cost 1 of 3 networks more than 2 points, all of them conventional and trained at a rate of 0.01" in told
+    assert "No equivariant network trained at such a rate has its INT8 on record (2 in `search/` have" in told
+    assert "`C12_fieldwise_20000_epochs6_lr0.01_seed0`" in told
+    names = {one.name for one in ordered.planned_runs()}
+    assert set(re.findall(r"`(\w+seed\d)`", told.replace(".", "_"))) <= {name.replace(".", "_") for name in names}
+    told = claims.protects([*runs, rounded("C12_fieldwise", -0.5, 0.01), rounded("C4_strict", 0.2, 0.01)])
+    assert told.endswith("Of 2 equivariant ones trained at such a rate the worst changed by -0.50 points.")
+
+
+def test_the_ledger_names_the_run_that_decides_what_protects():
+    """Symmetry and learning rate go together in the runs so far; the claim on INT8 of equivariant networks says so."""
+    (claim,) = [claim for claim in LEDGER if claim["number"] == 17]
+    assert "{protects}" in claim["sentence"]
 
 
 def test_one_seed_a_side_decides_nothing():

@@ -4,25 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import run
 
 from equilib import contrasts, results, study
 from equilib.figures import steps_between
 
 PLAN = (Path(__file__).parent.parent / "results" / "PLAN.md").read_text()
-
-
-def run(network, area_right, seed=0, *, epochs=6, rate=3e-3, patches=20_000):
-    """A run with 100 patches of each class; `area_right` of the positive ones lie above all others, the rest below."""
-    scores = np.concatenate([np.where(np.arange(100) < 100 * area_right, 2.0, -2.0), np.zeros(100)]) - 0.5
-    labels = [1] * 100 + [0] * 100
-    chose = {"fp32": [-1.0, 1.0] * (contrasts.CHOSE // 2), "label": [0, 1] * (contrasts.CHOSE // 2)}
-    valid = {"fp32": chose["fp32"] + scores.tolist(), "label": chose["label"] + labels}
-    figures = {
-        "config": {"epochs": epochs, "learning_rate": rate},
-        "per_patch": {"fp32": scores.tolist(), "label": labels},
-        "further": {"valid": valid},
-    }
-    return study.Run(contrasts.NETWORKS[network], patches, seed, "made up", "command", figures)
 
 
 PRIMARY = contrasts.CONTRASTS[0]
@@ -71,6 +58,28 @@ def test_a_difference_has_welchs_interval_in_closed_form():
     assert contrasts.compare(runs, PRIMARY, "AUC, unseen validation").mean == pytest.approx(0.1)
 
 
+def test_the_bootstrap_stands_beside_welch_and_pairs_the_patches():
+    """Networks that answer alike differ by nothing, whichever patches and seeds are drawn; and the text names both."""
+    alike = [run(network, 0.9, seed) for network in ("C12_fieldwise", "conventional") for seed in (0, 1)]
+    for measure in contrasts.MEASURES:
+        assert contrasts.compare(alike, PRIMARY, measure).bootstrap == (0, 0), measure
+    runs = [run("C12_fieldwise", 0.94, seed) for seed in (0, 1)] + [run("conventional", 0.8, seed) for seed in (0, 1)]
+    found = contrasts.compare(runs, PRIMARY)
+    # Seeds alike: the difference is the share of the 100 positive patches that one has right and the other wrong.
+    reach = 1.96 * (0.14 * 0.86 / 100) ** 0.5
+    assert found.interval == pytest.approx((0.14, 0.14))
+    assert found.bootstrap == pytest.approx((0.14 - reach, 0.14 + reach), abs=0.01)
+    text = contrasts.difference_text("AUC, test", found)
+    assert re.fullmatch(r"\+0\.140 \(Welch \+0\.140 to \+0\.140; bootstrap \+0\.0\d\d to \+0\.2\d\d\)", text)
+
+
+def test_runs_that_answered_other_patches_are_not_compared():
+    other = run("conventional", 0.8)
+    other.figures["per_patch"]["label"].reverse()
+    with pytest.raises(ValueError, match="answered different patches"):
+        contrasts.compare([run("C12_fieldwise", 0.9), other], PRIMARY)
+
+
 def test_one_seed_a_side_has_no_interval_and_says_so():
     runs = [run("C12_fieldwise", 0.94), run("C12_fieldwise", 0.93, 1), run("conventional", 0.84)]
     (row,) = [row for row in contrasts.contrast_rows(runs) if row["level"] == "primary"]
@@ -110,9 +119,13 @@ def test_only_runs_of_one_recipe_are_compared():
         run("conventional", 0.8, rate=1e-2),
         run("conventional", 0.8, patches=1000),
     ]
+    others += [run("conventional", 0.8, **{name: "other"}) for name in contrasts.RECIPE]
     others.append(replace(kept, variant=replace(kept.variant, divisor=12)))
     assert contrasts.of_plan([kept, *others]) == [kept]
     assert contrasts.of_plan([kept, *others], epochs=24) == others[:1]
+    by_channel = run("C4_fieldwise", 0.8)
+    by_channel.figures["config"]["network"] = {"field_dropout": False}
+    assert contrasts.of_plan([by_channel]) == [], "dropout by channel is another recipe"
 
 
 def test_shipped_runs_leave_the_sealed_folder_closed(monkeypatch):

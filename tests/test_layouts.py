@@ -28,10 +28,12 @@ SHIPPED = {
     "C4": "pcam_C4_w0.35_20000_seed0",
     "C12": "pcam_C12_w0.35_20000_seed0",
     "C4, field-wise": "pcam_C4_fieldwise_w0.35_m24_20000_seed0",
+    "C12, field-wise": "pcam_C12_fieldwise_20000_epochs6_seed0",
     "conventional": "pcam_conventional_w0.35_20000_seed0",
+    "conventional, multiples of 24": "pcam_conventional_20000_epochs6_seed0",
 }
 RANDOM = {
-    "C12, field-wise": ("equivariant", {"group": "C12", "divisor": 24, "depthwise": "fieldwise"}),
+    "D4, field-wise": ("equivariant", {"group": "D4", "divisor": 24, "depthwise": "fieldwise"}),
     "D4": ("equivariant", {"group": "D4"}),
 }
 LAYOUTS = [Layout(48, 16), Layout(16, 8), Layout(10_000, 1), Layout(1, 64)]

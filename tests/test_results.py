@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from equilib import device, results, training
+from equilib import device, live, results, study, training
 from equilib.deploy import deploy
 from equilib.equivariance import relative_difference, run_model
+from equilib.fields import rotate
+from equilib.images import read_images
 from equilib.mobilenet import count_parameters
 
 SHIPPED = Path(__file__).parent.parent / "results"
@@ -83,6 +85,55 @@ def test_shipped_int8_models_are_those_of_their_networks(tmp_path, tissue, monke
     )
     with pytest.raises(ValueError, match="is damaged.*restore it"):
         results.shipped_int8(name)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, entry in results.shipped_results("checkpoints").items() if "int8 sha256" in entry]
+)
+def test_a_shipped_file_answers_as_its_record_says(name):
+    """…on the twelve test patches that come with the project, the first of all; and the same however they lie."""
+    figures = study.shipped_run(name).figures
+    record, labels = (figures["per_patch"][key][:12] for key in ("int8", "label"))
+    left = {word: iter(range(1, 7)) for word in ("no-tumour", "tumour")}
+    words = ["tumour" if label else "no-tumour" for label in labels]
+    paths = [live.PAGE / "patches" / f"{word}-{next(left[word])}.png" for word in words]
+    images = torch.cat([image for path in paths for _, image in read_images(path, 95)])
+    session = device.session(results.shipped_int8(name))
+    logits = run_model(session, images)
+    answers = (logits[:, 1] - logits[:, 0]).tolist()
+    # Four digits are on record; on another processor one level of an activation may be rounded the other way.
+    assert answers == pytest.approx(record, abs=0.1)
+    assert [answer > 0 for answer in answers if abs(answer) > 0.1] == [one > 0 for one in record if abs(one) > 0.1]
+    same = [torch.equal(run_model(session, rotate(images, degrees)), logits) for degrees in (90, 180, 270)]
+    assert same == [live.describe(name)["kind"] == "equivariant"] * 3
+
+
+def test_results_stay_small():
+    """Everything in results/: below 12 MiB.  `python experiments/grid.py pack` gzips the records of new runs."""
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 12 * 2**20
+
+
+def test_a_packed_file_is_read_by_the_same_name(tmp_path):
+    values = {"a": [1, 2.5], "é": None}
+    for name in ("x", "y"):
+        results.write_json(tmp_path / f"{name}.json", values)
+    before = (tmp_path / "x.json").stat().st_mtime
+    os.utime(tmp_path / "y.json", (before - 99, before - 99))
+    packed = [results.pack(tmp_path / f"{name}.json").read_bytes() for name in ("x", "y")]
+    assert packed[0] == packed[1], "the same content, the same file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json.gz", "y.json.gz"]
+    assert results.read_results(tmp_path / "x.json") == results.read_results(tmp_path / "x.json.gz") == values
+    assert results.is_stored(tmp_path / "x.json") and not results.is_stored(tmp_path / "z.json")
+    results.write_json(tmp_path / "y.json", {"newer": 1})
+    (tmp_path / "y.json.123.part").write_text("half")
+    assert results.read_results(tmp_path / "y.json") == {"newer": 1}
+    assert results.results_files(tmp_path) == [tmp_path / "x.json", tmp_path / "y.json"]
+    whole = (tmp_path / "x.json.gz").read_bytes()
+    for damaged in (whole[:-9], b"text", b"", whole[:20] + bytes([whole[20] ^ 255]) + whole[21:]):
+        (tmp_path / "x.json.gz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"x.json.gz (cannot be unpacked|is no JSON file) .*") as error:
+            results.read_results(tmp_path / "x.json")
+        assert "\n" not in str(error.value)
 
 
 def test_json_comes_back_and_lists_of_numbers_take_one_line(tmp_path):

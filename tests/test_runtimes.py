@@ -12,6 +12,7 @@ INT8 = {
     "C4": "pcam_C4_w0.35_20000_seed0",
     "C12": "pcam_C12_w0.35_20000_seed0",
     "C4, field-wise": "pcam_C4_fieldwise_w0.35_m24_20000_seed0",
+    "C12, field-wise": "pcam_C12_fieldwise_20000_epochs6_seed0",
 }
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from equilib import study, study_tables
+from equilib.results import read_results, results_files
 from equilib.variant import ANY_ANGLE, Variant
 
 VARIANTS = (
@@ -159,8 +160,11 @@ def test_int8_is_pooled_over_sizes_and_seeds():
         run([1, 1, 0, 0], int8=[1, 0, 0, 0]),
         run([1, 1, 1, 0], int8=[1, 1, 1, 1], patches=4000),
         run([1, 1], network="C4"),
+        run([1, 1], network="C4", seed=1),
+        run([1, 1], network="D12"),
     ]
-    first, second = study_tables.int8_rows(runs)
+    first, second, third = study_tables.int8_rows(runs)
+    assert third["95 % interval"] == "one seed: no interval"
     assert (first["network"], first["runs"], first["INT8 − FP32, all runs [points]"]) == (
         "conventional, width 0.35",
         "2",
@@ -219,10 +223,9 @@ def test_the_ladder_of_the_shipped_runs_is_that_of_their_files():
     runs = [run for name in ("grid", "ablation", "evidence") for run in study.shipped_runs(name)]
     for row in study_tables.ladder_rows(runs):
         changes = []
-        for path in study.shipped_folder().glob("*/*.json"):
-            if path.parent.name not in ("grid", "ablation", "evidence"):
-                continue
-            model = json.loads(path.read_text())["model"]
+        folders = [study.shipped_folder() / name for name in ("grid", "ablation", "evidence")]
+        for path in (path for folder in folders for path in results_files(folder)):
+            model = read_results(path)["model"]
             kind, rate = model["config"]["kind"], model["config"]["learning_rate"]
             shared = kind == "equivariant"
             if (row["networks"] == "equivariant") == shared and f"{rate:g}" == row["learning rate"]:
@@ -261,7 +264,7 @@ def test_the_ablation_compares_with_the_conventional_network():
     runs = [*once, *(replace(one, seed=1) for one in once)]
     rows = {row["network"]: row for row in study_tables.ablation_rows(runs)}
     assert rows["conventional"]["minus conventional [points]"] == ""
-    assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (+0.0 to")
+    assert rows["C1"]["minus conventional [points]"].startswith("+25.0 (Welch +25.0 to +25.0; bootstrap +0.0 to")
     assert rows["D12"]["minus conventional [points]"].startswith("-25.0 (")
     assert rows["C1"]["validation loss"] == "0.400"
     control = "minus conventional, any angle [points]"
@@ -276,6 +279,27 @@ def test_the_ablation_compares_with_the_conventional_network():
         study_tables.ablation_rows(once[1:])
 
 
+def test_runs_of_another_recipe_are_a_cell_of_their_own():
+    """…and its tables show what sets the rows apart; how the oldest records write an option does not."""
+    made = {"epochs": 6, "learning_rate": 0.003, "any_angle": True, "seed": 0, "data": "here"}
+    changes = ({}, {"seed": 1, "data": "there", "any_angle": 1.0}, {"epochs": 24}, {"learning_rate": 0.01})
+    runs = [run([1, 1, 0], seed=seed) for seed in range(4)]
+    for one, change in zip(runs, changes):
+        one.figures["config"] = made | change
+    assert [group for _, group in study.cells(runs)] == [runs[:2], runs[2:3], runs[3:]]
+    assert study.siblings(runs, runs[1]) == runs[:2]
+    for rows in (study_tables.accuracy_rows(runs), study_tables.rotation_rows(runs)):
+        shown = [(row["epochs"], row["learning rate"]) for row in rows]
+        assert shown == [("6", "0.003"), ("24", "0.003"), ("6", "0.01")]
+
+
+def test_fields_dropped_whole_are_another_recipe_where_there_are_fields():
+    for network, apart in (("C4", True), ("conventional", False)):
+        one, other = run([1, 0], network=network), run([1, 0], network=network, seed=1)
+        one.figures["config"], other.figures["config"] = ({"network": {"field_dropout": way}} for way in (True, False))
+        assert len(study.cells([one, other])) == 1 + apart
+
+
 def test_one_seed_has_no_interval():
     """Patches are drawn anew, but what another seed would give nobody knows; the cell says so."""
     several, one = coins(3, 200, 0.8), [run(r.correct(), network="C4") for r in coins(1, 200, 0.8, offset=9)]
@@ -286,6 +310,9 @@ def test_one_seed_has_no_interval():
     )
     (row,) = study_tables.advantage_rows([*several, *one])
     assert {row[name] for name in row if "interval" in name} == {"one seed: no interval"}
+    assert study_tables.accuracy_rows([one[0]])[0]["INT8 − FP32 [points]"].endswith("(one seed: no interval)")
+    two = study_tables.difference(study.advantage(several, several[:2]))
+    assert "(Welch " in two and "; bootstrap " in two
 
 
 def test_welchs_interval_is_scipys():

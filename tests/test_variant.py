@@ -7,6 +7,7 @@ import pytest
 
 from equilib import study
 from equilib.mobilenet import MobileNetConfig
+from equilib.results import results_files
 from equilib.runs import ARCHITECTURES, TrainConfig
 from equilib.variant import ANY_ANGLE, Variant
 
@@ -61,7 +62,7 @@ def test_two_names_of_one_conventional_network_are_one_variant():
 
 @pytest.mark.parametrize("folder", ["grid", "ablation"])
 def test_files_of_runs_are_named_by_their_variant(folder):
-    for path in (RESULTS / folder).glob("*.json"):
+    for path in results_files(RESULTS / folder):
         run = study.read_run(path)
         assert path.stem == f"{run.variant.slug}_{run.patches}_seed{run.seed}"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from equilib.budget import BUDGETS, current_budget
 from equilib.cli.options import given
 from equilib.cli.parser import DENSENET, NETWORK, PRESET, RECIPE, SCHEME, TRAINER, TRAINING
-from equilib.results import markdown_table, writable_target
+from equilib.results import markdown_table, writable_target, write_json
 from equilib.runs import ARCHITECTURES, CURVES, TrainConfig
 from equilib.variant import DEFAULT_FAMILY
 
@@ -29,9 +29,11 @@ def train(options: argparse.Namespace, arguments: list[str]) -> int:
 
 def compare(options: argparse.Namespace, arguments: list[str]) -> int:
     """Train both networks, measure them and print the table."""
-    from equilib import experiment
+    from equilib import experiment, slides
 
     config = _config(options, "equivariant")
+    # Asked for before hours of training.
+    of_patches = slides.read_slides(config.data, "test") if options.by_slide else None
     contents = experiment.compare(
         config,
         options.folder,
@@ -43,6 +45,13 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> int:
     )
     if contents:  # only the first of several processes measures
         print(markdown_table(experiment.table(contents)))
+        if of_patches:
+            found = slides.by_slide({kind: one["per_patch"] for kind, one in contents["models"].items()}, of_patches)
+            write_json(options.output, contents | {"by_slide": found})
+            print(
+                f"\nIn brackets 95 %, from {found['slides']} slides drawn anew; what another seed would give it does not know.\n"
+            )
+            print(markdown_table(slides.rows(found)))
         print(f"results: {options.output}; networks and INT8 models: {options.folder}")
     return 0
 

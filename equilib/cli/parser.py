@@ -56,12 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     words = "train both networks, quantize them, and write accuracies and errors as JSON"
     compare = command("compare", words, shared)
-    compare.add_argument("--folder", type=Path, required=True, help="folder of both runs; if they exist, they continue")
-    compare.add_argument("--output", type=Path, required=True, help="the JSON file")
-    compare.add_argument("--label", help="what the data is, for tables")
-    compare.add_argument(
-        "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
-    )
+    _compare_options(compare)
 
     quantize = command("quantize", "make an INT8 model of a trained network, without data")
     quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
@@ -90,6 +85,21 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"draw the probability over each picture, as PNG, in this folder (--stride {LABEL_WINDOW} if none is given)",
     )
     return parser
+
+
+def _compare_options(compare: argparse.ArgumentParser) -> None:
+    """What ``compare`` has of its own."""
+    compare.add_argument("--folder", type=Path, required=True, help="folder of both runs; if they exist, they continue")
+    compare.add_argument("--output", type=Path, required=True, help="the JSON file")
+    compare.add_argument("--label", help="what the data is, for tables")
+    compare.add_argument(
+        "--by-slide",
+        action="store_true",
+        help="also intervals from slides drawn anew; needs PCam's _meta.csv of the test split beside the .h5 files",
+    )
+    compare.add_argument(
+        "--measured", type=whole, default=argparse.SUPPRESS, help="test patches for equivariance errors (default 300)"
+    )
 
 
 def _training_options() -> argparse.ArgumentParser:

@@ -175,26 +175,33 @@ def against_cost(
     values: Mapping[str, Sequence[float]],
     conventional: Collection[str],
     label: str,
+    note: str = "",
 ) -> Figure:
     """A measure against each cost of a network, a panel a cost.
 
     Args:
-        costs: for each cost (with its unit), for each network, a number.
+        costs: for each cost (with its unit), for each network, a number; a network without one has no mark in that panel.
         values: for each network, the measure of each run.
         conventional: which of them are conventional networks.
         label: of the measure.
+        note: stands below the title: which networks are missing, and why.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for ax, (cost, row) in zip(panels, costs.items()):
         for name, numbers in values.items():
+            if name not in row:
+                continue
             style = STYLES["conventional" if name in conventional else "equivariant"]
             ax.plot([row[name]] * len(numbers), numbers, linestyle="none", marker=style["marker"], color=style["color"])
             ax.annotate(
                 name, (row[name], np.mean(numbers)), (0, 7), textcoords="offset points", ha="center", fontsize=8
             )
-        ax.set(xlabel=cost, xscale="log")
+        wide = len(row) > 0 and max(row.values()) > 10 * min(row.values())
+        ax.set(
+            xlabel=cost, xscale="log" if wide else "linear"
+        )  # within a decade a logarithmic axis has no ticks to read
         ax.margins(x=0.3, y=0.15)
     panels[0].set_ylabel(label)
-    figure.suptitle("Every dot a run; orange: conventional networks")
+    figure.suptitle("\n".join(filter(None, ("Every dot a run; orange: conventional networks", note))))
     return figure

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -26,9 +25,11 @@ import numpy as np
 from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
-from equilib.results import shipped_folder, shipped_int8, shipped_results
+from equilib.results import shipped_int8, shipped_results
+from equilib.study import shipped_run
 from equilib.synthetic import cache_root
 from equilib.tissue import draw_patch
+from equilib.variant import DEFAULT_DIVISOR
 
 PAGE = Path(__file__).parent / "page"
 ROOT = PAGE.parents[2]
@@ -134,27 +135,22 @@ def node_modules() -> Path:
 
 
 def describe(name: str) -> dict[str, str]:
-    """What a shipped file holds, from its name: ``kind``, and for people ``title`` and ``words``."""
-    group = re.search(r"_([CD]\d+)_", name)
-    conventional = "_conventional" in name or group is None
-    words = ["Conventional" if conventional else f"Equivariant, {group[1]}"]
-    words += ["grouped"] if "_grouped" in name else []
-    words += ["field-wise"] if "_fieldwise" in name else []
-    multiple = re.search(r"_m(\d+)_", name)
-    words += [f"channels in multiples of {multiple[1]}"] if multiple else []
+    """What a shipped network is, from the record of its run: ``kind``, and for people ``title`` and ``words``."""
+    variant = shipped_run(name).variant
+    words = ["Conventional" if variant.conventional else f"Equivariant, {variant.group}"]
+    words += [] if variant.depthwise == "strict" else ["field-wise" if variant.depthwise == "fieldwise" else "grouped"]
+    words += [] if variant.divisor == DEFAULT_DIVISOR else [f"channels in multiples of {variant.divisor}"]
+    step = Group.parse(variant.group).step
     return {
-        "kind": "conventional" if conventional else "equivariant",
+        "kind": variant.kind,
         "title": ", ".join(words),
-        "words": "no turn is built in" if conventional else f"turns by {Group.parse(group[1]).step:g}° are built in",
+        "words": "no turn is built in" if variant.conventional else f"turns by {step:g}° are built in",
     }
 
 
 def _seen(name: str) -> str | None:
-    """Which turns a network was shown in training, where its run is among the shipped results."""
-    run = next(shipped_folder().glob(f"*/{name.removeprefix('pcam_')}.json"), None)
-    if run is None:
-        return None
-    config = json.loads(run.read_text())["model"]["config"]
+    """Which turns a network was shown in training."""
+    config = shipped_run(name).figures["config"]
     return "any angle" if config["any_angle"] else "quarter turns" if config["augmentation"] else None
 
 

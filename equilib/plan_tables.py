@@ -1,0 +1,223 @@
+"""Tables of the later parts of ``results/PLAN.md``: to the end, each network at its best rate, few patches.
+
+Runs of another length, learning rate or size never share a row with those of the floor; what is not run is said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from equilib.confirmation import FLOOR
+from equilib.contrasts import (
+    CONTRASTS,
+    DECIDES,
+    EPOCHS,
+    LEARNING_RATE,
+    MEASURES,
+    NETWORKS,
+    THIRD_ROW,
+    Contrast,
+    by_recipe,
+    compare,
+    difference_text,
+    missing,
+    of_plan,
+    sided,
+)
+from equilib.study import Run
+
+PRIMARY, AREA = CONTRASTS[0], MEASURES[DECIDES]
+# «To the end»: these pairs, these seeds; the primary one for twice as long if its losses still fall.
+END, LONGER, END_SEEDS = 24, 48, (0, 1)
+END_CONTRASTS = (PRIMARY, CONTRASTS[2])
+# «Each at its best rate»: the trials, all of one seed; a rate is better if its loss is lower by more than this.
+RATES, CLEARLY, TRIAL_SEED = (1e-3, LEARNING_RATE, 1e-2), 0.01, 0
+# «Where does sharing pay?»
+FEW = (1_000, 4_000)
+SHOWN = ("AUC, test", "accuracy, test", "AUC, unseen validation")
+
+
+def _row(contrast: Contrast, runs: Sequence[Run]) -> dict[str, str]:
+    """A contrast of runs of one recipe, in brief."""
+    found = {measure: compare(runs, contrast, measure) for measure in SHOWN}
+    row = {"contrast": f"{contrast.network} − {contrast.baseline}"}
+    row |= {"seeds": "{} and {}".format(*found[SHOWN[0]].runs)}
+    return row | {measure: difference_text(measure, difference) for measure, difference in found.items()}
+
+
+# --- to the end ---
+
+
+def end_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The pairs that the plan trains to the end, beside the same pairs at 6 epochs.
+
+    Args:
+        runs: all of ``results/evidence/``.
+    """
+    rows = []
+    for contrast in END_CONTRASTS:
+        for epochs in (EPOCHS, END, LONGER) if contrast is PRIMARY else (EPOCHS, END):
+            group = of_plan(runs, epochs)
+            sides = [run for name in (contrast.network, contrast.baseline) for run in sided(group, name)]
+            waits = missing(group, contrast, END_SEEDS if epochs != EPOCHS else None)
+            if epochs == LONGER and not sides:
+                waits = f"{waits} ({_called_for(of_plan(runs, END))})"
+            lowest = ", ".join(str(run.figures["best_epoch"]) for run in sides)
+            row = _row(contrast, group)
+            rows.append(
+                {"contrast": row.pop("contrast"), "epochs": str(epochs)}
+                | row
+                | {"epoch of the lowest validation loss": lowest or "–", "seeds not run": waits or "none"}
+            )
+    return rows
+
+
+def _called_for(ends: Sequence[Run]) -> str:
+    """What the plan says of 48 epochs: called for if the lowest validation loss lies in the last two of 24."""
+    pair = [run for name in (PRIMARY.network, PRIMARY.baseline) for run in sided(ends, name)]
+    if not pair:
+        return f"waits for {END} epochs"
+    late = any(run.figures["best_epoch"] >= END - 1 for run in pair)
+    return "called for" if late else f"not called for: the losses turned before epoch {END - 1}"
+
+
+# --- each at its best rate ---
+
+
+def _loss(run: Run) -> float:
+    return min(epoch["valid_loss"] for epoch in run.figures["history"])
+
+
+def trials(runs: Sequence[Run], network: str) -> dict[float, float]:
+    """The lowest validation loss of the trial at each learning rate that was run."""
+    found = {}
+    for rate in RATES:
+        for run in sided(of_plan(runs, learning_rate=rate), network):
+            if run.seed == TRIAL_SEED:
+                found[rate] = _loss(run)
+    return found
+
+
+def best_rate(losses: dict[float, float]) -> float | None:
+    """The plan's choice: 0.003, unless the lowest loss of another rate is lower by more than 0.01; None before all are run."""
+    if set(losses) != set(RATES):
+        return None
+    best = min(RATES, key=lambda rate: losses[rate])
+    return best if losses[LEARNING_RATE] - losses[best] > CLEARLY else LEARNING_RATE
+
+
+def rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The trials of learning rates: the lowest validation loss of seed 0 at each, and what the plan's rule makes of it."""
+    rows = []
+    for network in FLOOR:
+        losses = trials(runs, network)
+        best = best_rate(losses)
+        row = {"network": network}
+        row |= {f"loss at {rate:g}": f"{losses[rate]:.3f}" if rate in losses else "not run" for rate in RATES}
+        rows.append(row | {"best rate": "not decided yet" if best is None else f"{best:g}"})
+    return rows
+
+
+def best_rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The primary and secondary contrasts, each network at its best rate; «not run» before the trials of both are done."""
+    rows = []
+    for contrast in (contrast for contrast in CONTRASTS if contrast.level != "part"):
+        names = (contrast.network, contrast.baseline)
+        rates = {name: best_rate(trials(runs, name)) for name in names}
+        known = all(rate is not None for rate in rates.values())
+        group = [run for name in names if known for run in sided(of_plan(runs, learning_rate=rates[name]), name)]
+        row = _row(contrast, group)
+        shown = " and ".join(f"{rates[name]:g}" for name in names) if known else "not decided yet"
+        rows.append({"contrast": row.pop("contrast"), "rates": shown} | row)
+    return rows
+
+
+# --- few patches ---
+
+
+def few_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Contrasts with fewer patches than the floor's, a row for each size and length that was run.
+
+    «Equal steps» and «equal epochs» are rows of their own: steps and patches do not vary together within one of them.
+    """
+    rows = []
+    networks = set(NETWORKS.values())
+    for patches in FEW:
+        here = [run for run in runs if run.patches == patches and run.variant in networks and by_recipe(run)]
+        lengths = sorted({run.figures["config"]["epochs"] for run in here})
+        for epochs in lengths or [None]:
+            group = of_plan(here, epochs, patches=patches) if epochs else []
+            for contrast in CONTRASTS:
+                sides = [sided(group, name) for name in (contrast.network, contrast.baseline)]
+                if any(sides) or contrast is PRIMARY:
+                    size = {"patches": f"{patches:,}", "epochs": str(epochs or "–"), "steps": _steps(group)}
+                    rows.append(size | _row(contrast, group))
+    return rows
+
+
+def _steps(group: Sequence[Run]) -> str:
+    """How many steps of the optimizer these runs took, where they note it."""
+    counts = sorted({run.figures["steps"] for run in group if "steps" in run.figures})
+    return ", ".join(f"{count:,}" for count in counts) or "–"
+
+
+def later_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The primary contrast in each of the later parts, in brief."""
+    primary = f"{PRIMARY.network} − {PRIMARY.baseline}"
+    parts = [(f"{row['epochs']} epochs", row) for row in end_rows(runs) if row["epochs"] != str(EPOCHS)]
+    parts += [(f"each at its best rate: {row['rates']}", row) for row in best_rate_rows(runs)]
+    parts += [(f"{row['patches']} patches, {row['epochs']} epochs", row) for row in few_rows(runs)]
+    kept = ("contrast", "seeds", *SHOWN)
+    return [{"part": part} | {key: row[key] for key in kept} for part, row in parts if row["contrast"] == primary]
+
+
+# --- what it costs ---
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What :func:`equilib.figures.against_cost` draws.
+
+    Attributes:
+        costs: for each cost (with its unit), for each network, a number, where it is known.
+        areas: the area under the curve of each run on test patches, by network.
+        conventional: which of them are.
+        note: by which names networks are missing, and why.
+    """
+
+    costs: dict[str, dict[str, float]]
+    areas: dict[str, list[float]]
+    conventional: set[str]
+    note: str
+
+
+def costs(runs: Sequence[Run], times: Mapping) -> Costs:
+    """The plan's networks, the third row's among them, against what they cost; without a run there is no mark.
+
+    Args:
+        runs: as :func:`equilib.contrasts.of_plan` and :func:`equilib.contrasts.third_row` give them.
+        times: ``results/families.json``.
+    """
+    variants = NETWORKS | THIRD_ROW
+    found = {name: [run for run in runs if run.variant == variant] for name, variant in variants.items()}
+    trained = {name: group for name, group in found.items() if group}
+    timed = {
+        name: times["networks"][variants[name].timed_as]["ms"]["INT8"]["1"]
+        for name in trained
+        if variants[name].timed_as in times["networks"]
+    }
+    notes = {
+        "not trained yet": [name for name in THIRD_ROW if name not in trained],
+        "no time measured": [name for name in trained if name not in timed],
+    }
+    return Costs(
+        {
+            "trainable parameters": {name: group[0].figures["parameters"] for name, group in trained.items()},
+            "multiply-accumulates": {name: group[0].figures["macs"] for name, group in trained.items()},
+            f"ms a patch, INT8, {times['environment']['processor']}": timed,
+        },
+        {name: [AREA(run) for run in group] for name, group in trained.items()},
+        {name for name in trained if variants[name].conventional},
+        "; ".join(f"{why}: {', '.join(names)}" for why, names in notes.items() if names),
+    )

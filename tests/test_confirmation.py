@@ -1,0 +1,129 @@
+"""The confirmation patches: closed while a run of the floor is missing, then read for the plan's contrasts."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from made_up import answers, run
+
+from equilib import confirmation, contrasts, results
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "experiments"))
+import grid  # noqa: E402
+import runs as ordered  # noqa: E402
+import tables  # noqa: E402
+
+# So good that seeds hardly matter, but for the baseline that is best of all.
+AREAS = {"C12_fieldwise": 0.95, "conventional": 0.85, "grouped4": 0.9, "C4_fieldwise": 0.9, "grouped12": 0.97}
+
+
+def floor():
+    return [
+        run(network, AREAS.get(network, 0.8) + seed / 100, seed)
+        for network, seeds in confirmation.FLOOR.items()
+        for seed in range(seeds)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of confirmation: each run of the floor is as good there as on the test patches, but for two positive ones."""
+    for one in floor():
+        area = contrasts.MEASURES["AUC, test"](one)
+        results.write_json(tmp_path / f"{contrasts.name_of(one)}.json", answers(area - 0.02))
+    return tmp_path
+
+
+def test_the_floor_is_that_of_the_plan_and_of_the_list_of_runs():
+    planned = ordered.planned_runs()
+    names = confirmation.floor_names()
+    assert len(names) == 16 and {one.name for one in planned[:16]} == set(names)
+    words = re.search(r"^1\. Floor, 6 epochs: (.*)$", (ROOT / "results" / "PLAN.md").read_text(), re.M)[1]
+    found = {}
+    for seeds, networks in re.findall(r"seeds? (0|1 and 2|1) of ([\w, ]+(?: and [\w]+)?)", words):
+        for network in re.findall(r"\w+_\w+|conventional|grouped\d+", networks):
+            found.setdefault(network, set()).update(map(int, re.findall(r"\d", seeds)))
+    assert found == {network: set(range(seeds)) for network, seeds in confirmation.FLOOR.items()}
+
+
+@pytest.mark.parametrize("lacks", range(16))
+def test_one_missing_run_keeps_the_folder_closed(lacks, monkeypatch):
+    runs = floor()
+    left_out = contrasts.name_of(runs.pop(lacks))
+    monkeypatch.setattr(confirmation, "read_results", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(confirmation, "is_stored", lambda path: pytest.fail(f"{path} was asked for"))
+    with pytest.raises(confirmation.Sealed, match=f"sealed until all 16 runs .*; 1 is missing: {left_out}$") as error:
+        confirmation.opened(runs, "evidence/confirmation")
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_of_another_recipe_does_not_stand_in_for_one_of_the_floor():
+    runs = floor()
+    one = runs.pop()
+    network = contrasts.name_of(one).split("_20000")[0]
+    for change in ({"epochs": 24}, {"rate": 1e-2}, {"patches": 1000}, {"stain": 0.0}, {"batch_size": 64}):
+        with pytest.raises(confirmation.Sealed, match=contrasts.name_of(one)):
+            confirmation.opened([*runs, run(network, 0.9, one.seed, **change)], "nowhere")
+
+
+def test_once_open_each_contrast_has_its_verdict(folder):
+    (folder / "C12_fieldwise_20000_epochs24_seed0.json").write_text("not asked for")
+    runs = confirmation.opened([*floor(), run("C12_fieldwise", 0.5, epochs=24)], folder)
+    assert len(runs) == 16
+    rows = contrasts.contrast_rows(runs, confirmed=True)
+    primary = rows[0]
+    assert primary["AUC, test"].startswith("+0.100 (Welch +0.0") and "; bootstrap +0.0" in primary["AUC, test"]
+    assert primary["AUC, confirmation"].startswith("+0.100 (Welch ")
+    assert primary["accuracy, confirmation"].startswith("+5.0 ")
+    assert [row["verdict"] for row in rows] == ["yes", "not shown", "not shown", "no", "not run", "not run", "not run"]
+    # Seed for seed the same answers on test patches, but the other way round on those that confirm.
+    for seed in range(3):
+        results.write_json(folder / f"{contrasts.run_name('conventional', seed)}.json", answers(0.97 + seed / 100))
+    again = contrasts.contrast_rows(confirmation.opened(floor(), folder), confirmed=True)
+    assert again[0]["AUC, test"] == primary["AUC, test"] and again[0]["verdict"] == "no"
+
+
+def test_packed_answers_are_read_too(folder):
+    before = confirmation.opened(floor(), folder)
+    for path in folder.glob("*.json"):
+        results.pack(path)
+    assert confirmation.opened(floor(), folder) == before
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (None, "conventional_20000_epochs6_seed2.json is missing: score that run"),
+        ({"label": [1, 0]}, "must hold a label and an answer"),
+        ({"label": [1, 0], "fp32": [0.5]}, "must hold a label and an answer"),
+        (answers(0.87), "holds the answers on the test patches"),
+    ],
+)
+def test_a_bad_file_is_named(folder, content, words):
+    path = folder / "conventional_20000_epochs6_seed2.json"
+    path.unlink()
+    if content is not None:
+        results.write_json(path, content)
+    with pytest.raises((FileNotFoundError, ValueError), match=f"conventional_20000_epochs6_seed2.json.*{words[-20:]}"):
+        confirmation.opened(floor(), folder)
+
+
+def test_the_command_refuses_in_one_sentence_then_gives_the_table(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grid.py", "confirm"])
+    monkeypatch.setattr(tables, "SEALED", folder)
+    monkeypatch.setattr(tables.study, "read_runs", lambda path: floor()[1:])
+    with pytest.raises(SystemExit) as left:
+        grid.main()
+    assert str(left.value).startswith("grid.py: the confirmation patches stay sealed") and "\n" not in str(left.value)
+    monkeypatch.setattr(tables.study, "read_runs", lambda path: floor())
+    grid.main()
+    told = capsys.readouterr().out
+    assert "| C12_fieldwise − conventional | primary | 3 and 3 | +0.100 (" in told and told.count("| yes |") == 1
+
+
+def test_the_page_says_what_is_missing():
+    told = tables.sealed(floor()[2:])
+    assert told.startswith("Sealed: 2 of the 16 runs of the floor are missing (`C12_fieldwise_20000_epochs6_seed0`, ")
+    assert "stand in the table above" in tables.sealed(floor())
