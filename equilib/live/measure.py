@@ -91,7 +91,7 @@ def report(browser, folder: Path, *, count: int = 60) -> str:
         folder: of the live page.
         count: answers of each network that are timed, after as many that are not.
     """
-    networks = json.loads((folder / "manifest.json").read_text())["networks"]
+    networks = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["networks"]
     with served(folder) as address:
         page = browser.new_page()
         lines = opening(page, address) + answers(page, address, networks, count) + size(folder)
