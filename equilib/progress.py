@@ -54,6 +54,8 @@ def in_notebook() -> bool:
 class CellLine(io.TextIOBase):
     """The last line that tqdm wrote, as an output of the cell that changes in place."""
 
+    encoding = "utf-8"  # or tqdm draws its bar with number signs
+
     def __init__(self):
         self._output = None
 

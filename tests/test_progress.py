@@ -54,7 +54,11 @@ def test_in_a_notebook_a_bar_is_a_line_that_changes_and_is_empty_at_the_end(monk
     monkeypatch.setattr("equilib.progress.PATIENCE", 0)
     for _ in bar(range(4), words="counting", unit="number"):
         seen.append(cell.outputs[-1]["text/plain"])
-    assert all(line.startswith("counting") and "\n" not in line for line in seen) and "| 2/4 [" in seen[-1]
+    assert (
+        all(line.startswith("counting") and "\n" not in line for line in seen)
+        and "█" in seen[-1]
+        and "| 3/4 [" in seen[-1]
+    )
     assert cell.outputs == [{"text/plain": ""}] and cell.changes >= 4
     assert capsys.readouterr() == ("", ""), "a saved notebook holds nothing on stderr"
 

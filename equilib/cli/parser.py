@@ -74,7 +74,12 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "versions, processor, runtimes and data in one screen, to paste into a bug report")
     doctor.add_argument("--data", default="data/pcam", help="folder with PCam's files (default data/pcam)")
 
-    predict = command("predict", "classify patches, or pictures window by window, with an exported model; prints CSV")
+    words = "classify patches, or pictures window by window, with an exported model; prints CSV"
+    _add_predict_options(command("predict", words))
+    return parser
+
+
+def _add_predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
     predict.add_argument("images", nargs="+", type=Path, help="image files, folders of images, or .h5 files with key x")
     predict.add_argument("--threads", type=count, default=1, help="of the processor (default 1)")
@@ -93,7 +98,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help=f"draw the probability over each picture, as PNG, in this folder (--stride {LABEL_WINDOW} if none is given)",
     )
-    return parser
 
 
 def _training_options() -> argparse.ArgumentParser:
