@@ -63,10 +63,10 @@ def test_notebook_01_runs_and_its_widget_moves(browser, address):  # noqa: F811
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     try:
         page.goto(address)
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=180_000)
         page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
-            timeout=60_000,
+            timeout=180_000,
         )
         # Outputs that were saved must not be taken for new ones.
         page.evaluate("() => window.jupyterapp.commands.execute('editmenu:clear-all')")

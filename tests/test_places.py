@@ -13,6 +13,7 @@ import torch
 from equilib import widgets
 from equilib.fields import tissue_photograph
 from equilib.filters import atoms
+from equilib.variant import KINDS
 
 ROOT = Path(__file__).parent.parent
 FIRST = "notebooks/01_feature_fields.ipynb"
@@ -59,8 +60,8 @@ def every_explorer():
     chosen = atoms(5)
     coefficients = torch.randn(len(chosen), dtype=torch.complex128)
     images = np.zeros((2, 96, 96, 3), np.uint8)
-    models = {"a network": lambda x: torch.stack([x.mean((1, 2, 3)), x.square().mean((1, 2, 3))], 1)}
-    accuracies = {"a network": {(w, a): 0.8 for w in (4, 8) for a in (4, 8)}}
+    models = dict.fromkeys(KINDS, lambda x: torch.stack([x.mean((1, 2, 3)), x.square().mean((1, 2, 3))], 1))
+    accuracies = {kind: {(w, a): 0.8 for w in (4, 8) for a in (4, 8)} for kind in KINDS}
     yield widgets.turning_field(tissue_photograph(33), widgets.one_layer_networks("C4", 5), "C4")
     yield widgets.steered_filter(chosen, coefficients, 5)
     yield widgets.cutoff_errors("C4", 3)
@@ -69,7 +70,7 @@ def every_explorer():
     yield widgets.plan(smallest=94, largest=98)
     yield widgets.rotate_patch(images, np.array([0, 1]), models, size=95, angle_step=90)
     yield widgets.hashed_answers(images, models, size=95)
-    yield widgets.bit_widths(accuracies, {"a network": 0.9}, weight_bits=4, activation_bits=8)
+    yield widgets.bit_widths(accuracies, dict.fromkeys(KINDS, 0.9), weight_bits=4, activation_bits=8)
 
 
 def parts(widget):
