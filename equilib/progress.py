@@ -9,8 +9,8 @@ from typing import Any
 
 # Seconds before a bar appears.
 PATIENCE = 1
-# Characters of a bar in a notebook, and seconds between two of its pictures.
-WIDTH, INTERVAL = 100, 0.5
+# Seconds between two pictures of it, and its characters in a notebook.
+INTERVAL, WIDTH = 0.2, 100
 
 
 def bar(
@@ -37,9 +37,10 @@ def bar(
     from tqdm import tqdm
 
     # The estimate is from the mean pace: items differ, and some pause after each hundred.  The line is cleared at the end.
-    settings = dict(total=total, initial=done, desc=words, unit=unit, delay=PATIENCE, leave=False, smoothing=0)
+    settings = dict(total=total, initial=done, desc=words, unit=unit, leave=False, smoothing=0)
+    settings |= dict(delay=PATIENCE, mininterval=INTERVAL)
     if shown and in_notebook():
-        return tqdm(items, file=CellLine(), ncols=WIDTH, mininterval=INTERVAL, **settings)
+        return tqdm(items, file=CellLine(), ncols=WIDTH, **settings)
     # None: tqdm itself asks whether it writes to a terminal.
     return tqdm(items, disable=None if shown else True, **settings)
 

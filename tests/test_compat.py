@@ -146,3 +146,24 @@ def test_our_files_compile_without_a_warning():
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+
+def without_encoding(source):
+    """Lines that read or write text in whatever encoding the system likes; on Windows that is not UTF-8."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("read_text", "write_text"):
+            yield node.lineno
+        if isinstance(node.func, ast.Name) and node.func.id == "open":
+            mode = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+            if not (mode and isinstance(mode[0], ast.Constant) and "b" in mode[0].value):
+                yield node.lineno
+
+
+def test_text_is_utf_8_on_every_system():
+    for path in (ROOT / "equilib").rglob("*.py"):
+        assert list(without_encoding(path.read_text(encoding="utf-8"))) == [], path
+    bad = "open(x)\nPath(x).read_text()\nopen(x, 'w')\n"
+    assert list(without_encoding(bad)) == [1, 2, 3]
+    assert not list(without_encoding("open(x, 'rb')\nopen(x, encoding='utf-8')\nos.open(x)\n"))

@@ -1,10 +1,19 @@
 """A bar is seen on a terminal, and nowhere else."""
 
 import io
+from pathlib import Path
 
+import nbformat
 import pytest
+import torch
 
+from equilib import deploy
+from equilib.doctor import report
+from equilib.mobilenet import MobileNetConfig, build, estimate_statistics
+from equilib.notebooks import clean, code_cells, watched_runs
 from equilib.progress import bar, in_notebook
+
+ROOT = Path(__file__).parent.parent
 
 
 class Terminal(io.StringIO):
@@ -99,3 +108,67 @@ def test_a_kernel_is_told_from_a_terminal(monkeypatch):
             __import__("sys").modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell)
         )
         assert in_notebook() == found
+
+
+# --- where bars are shown ---
+
+
+def watched(monkeypatch):
+    """Standard error becomes a terminal, on which everything is seen at once."""
+    monkeypatch.setattr("equilib.progress.PATIENCE", 0)
+    monkeypatch.setattr("equilib.progress.INTERVAL", 0)
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    return terminal
+
+
+def test_a_benchmark_counts_its_cases_and_no_bar_runs_while_the_clock_does(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from timing import interleaved
+
+    terminal, readings, lengths = watched(monkeypatch), iter(range(100)), []
+
+    def clock():
+        lengths.append(terminal.tell())
+        return next(readings)
+
+    found = interleaved({"one": lambda: None, "other": lambda: None}, 2, clock=clock, words="timing two")
+    assert found == {"one": 1, "other": 1}
+    assert "timing two" in terminal.getvalue() and "6/6" in terminal.getvalue()
+    assert lengths[0::2] == lengths[1::2], "nothing is drawn between two readings"
+
+
+@pytest.mark.slow
+def test_running_notebooks_counts_their_cells(tmp_path, monkeypatch):
+    terminal, paths = watched(monkeypatch), []
+    for name, sources in (("a", ["1 + 1", "", "print(2)"]), ("b", ["3"])):
+        cells = [nbformat.v4.new_code_cell(source) for source in sources] + [nbformat.v4.new_markdown_cell("words")]
+        paths.append(tmp_path / f"{name}.ipynb")
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), paths[-1])
+    done = {path.name: run() for path, run in watched_runs(paths)}
+    said = terminal.getvalue()
+    assert "0/3" in said and "a.ipynb:" in said and "b.ipynb:" in said and "3/3" in said
+    assert [cell.execution_count for cell in code_cells(done["a.ipynb"])] == [1, 2]
+
+
+def test_what_a_bar_leaves_in_a_notebook_is_cleaned_away():
+    left = nbformat.v4.new_output("display_data", {"text/plain": ""})
+    kept = nbformat.v4.new_output("display_data", {"text/plain": "a result"})
+    cell = nbformat.v4.new_code_cell("work()", outputs=[left, kept])
+    assert clean(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs == [kept]
+
+
+def test_the_doctor_shows_that_it_asks_the_models(monkeypatch):
+    terminal = watched(monkeypatch)
+    monkeypatch.setattr("equilib.doctor._same_bits", lambda running, images: True)
+    assert dict(report(None))["shipped models"].startswith("4 INT8 models")
+    assert "asking the shipped models" in terminal.getvalue()
+
+
+def test_quantizing_takes_as_many_steps_as_its_bar_has(tmp_path):
+    steps = []
+    network = estimate_statistics(build("conventional", MobileNetConfig(width=0.35)), torch.randn(8, 3, 95, 95))
+    for options in ({}, {"equalize": False, "absorb": False, "correct": True}):
+        steps.clear()
+        deploy.deploy(network.eval(), tmp_path / "x.onnx", **options, step_done=lambda: steps.append(1))
+        assert len(steps) == deploy.STEPS

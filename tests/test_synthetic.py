@@ -233,6 +233,7 @@ def test_progress_bar(tmp_path, capsys, monkeypatch):
     ensure_dataset(sizes, root=tmp_path, seed=1)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr("equilib.progress.PATIENCE", 0)
+    monkeypatch.setattr("equilib.progress.INTERVAL", 0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     ensure_dataset(sizes, root=tmp_path, seed=2)
     out, err = capsys.readouterr()
