@@ -36,9 +36,10 @@ def bar(
     """
     from tqdm import tqdm
 
-    # The estimate is from the mean pace: items differ, and some pause after each hundred.  The line is cleared at the end.
-    settings = dict(total=total, initial=done, desc=words, unit=unit, leave=False, smoothing=0)
-    settings |= dict(delay=PATIENCE, mininterval=INTERVAL)
+    # The estimate is from the mean pace, and every item asks for a new picture: items differ, and a slow one may follow on
+    # ten fast ones.  The line is cleared at the end.
+    settings = dict(total=total, initial=done, desc=words, unit=unit, leave=False)
+    settings |= dict(smoothing=0, miniters=1, mininterval=INTERVAL, delay=PATIENCE)
     if shown and in_notebook():
         return tqdm(items, file=CellLine(), ncols=WIDTH, **settings)
     # None: tqdm itself asks whether it writes to a terminal.

@@ -30,8 +30,10 @@ def binder(monkeypatch):
     from repo2docker.app import Repo2Docker
 
     monkeypatch.chdir(ROOT)
-    for kind in Repo2Docker().buildpacks:  # in its own order; the first that knows the files is taken
-        plan = kind()
+    asking = Repo2Docker()
+    for kind in asking.buildpacks:  # in its own order; the first that knows the files is taken
+        plan = kind(asking.base_image)
+        plan.platform = "linux/amd64"  # mybinder.org's
         if plan.detect():
             return plan
     pytest.fail("repo2docker finds nothing to build from")

@@ -110,6 +110,20 @@ def test_a_kernel_is_told_from_a_terminal(monkeypatch):
         assert in_notebook() == found
 
 
+def test_slow_items_are_seen_one_by_one_after_fast_ones(monkeypatch):
+    """tqdm's own default would wait for as many as it saw before between two pictures."""
+    terminal, seconds = Terminal(), [0.0]
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds[0])
+    shown = bar(total=60, words="counting", unit="number")
+    for pace in [0.1] * 40 + [30.0] * 20:
+        seconds[0] += pace
+        shown.update()
+    for count in range(41, 61):
+        assert f"| {count}/60 [" in terminal.getvalue()
+    shown.close()
+
+
 # --- where bars are shown ---
 
 
