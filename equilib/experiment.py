@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from equilib import dfq
-from equilib.deploy import LADDER, Deployed, deploy, quantization_ladder
+from equilib.deploy import LADDER, STEPS, Deployed, deploy, quantization_ladder
 from equilib.equivariance import (
     Model,
     equivariance_sweep,
@@ -112,8 +112,10 @@ def measure(
     test, further, size = Patches(data or config.data, "test"), further or {}, config.network.input_size
     sample = network_inputs(test, range(min(measured, len(test))), size)
     work = answers_needed(len(test), len(sample), len(angles), sum(map(len, further.values())))
+    with bar(total=STEPS, words=f"quantizing the {config.kind} network", unit="step") as watched:
+        model = deploy(result.network, onnx, step_done=watched.update)
     with bar(total=work, words=f"measuring the {config.kind} network", unit="patch") as watched:
-        return _figures(result, config, onnx, test, sample, angles, further, watched.update)
+        return _figures(result, config, model, test, sample, angles, further, watched.update)
 
 
 def answers_needed(test: int, sample: int, angles: int, further: int) -> int:
@@ -126,7 +128,7 @@ def answers_needed(test: int, sample: int, angles: int, further: int) -> int:
 def _figures(
     result: TrainResult,
     config: TrainConfig,
-    onnx: str | Path,
+    model: Deployed,
     test: Patches,
     sample: Tensor,
     angles: Sequence[float],
@@ -134,7 +136,6 @@ def _figures(
     seen: Seen,
 ) -> dict:
     size, labels = config.network.input_size, torch.from_numpy(test.labels)
-    model = deploy(result.network, onnx)
     rungs = quantization_ladder(model.exported).items()
     ladder = {rung: predict(network, test, size, seen=seen) for rung, network in rungs}
     logits = _logits(model, ladder, test, size, seen)
