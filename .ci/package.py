@@ -6,6 +6,7 @@ Both are made by setuptools as it is installed; nothing is asked of an index.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -21,6 +22,7 @@ def build(output: str | Path, source: str | Path = ROOT) -> list[Path]:
 
     output, before = Path(output).resolve(), Path.cwd()
     output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(Path(source) / "build" / "lib", ignore_errors=True)  # or modules that are gone would be packed again
     os.chdir(source)
     try:
         return [output / build_meta.build_wheel(str(output)), output / build_meta.build_sdist(str(output))]
