@@ -25,6 +25,7 @@ from equilib import device, marks
 from equilib.deploy import deploy
 from equilib.equivariance import run_model
 from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
+from equilib.progress import bar
 from equilib.results import environment, markdown_table, write_json
 from equilib.runs import ARCHITECTURES
 from equilib.variant import Variant
@@ -46,7 +47,7 @@ BATCHES = {1: 8, 32: 1}  # patches at once, and calls in a row: before a short c
 def networks(folder: Path) -> dict[str, dict]:
     """Of each variant the network, its figures that need no clock, and its sessions in both precisions."""
     found = {}
-    for variant in VARIANTS:
+    for variant in bar(VARIANTS, words="exports", unit="network"):
         torch.manual_seed(0)
         config = ARCHITECTURES[variant.family](**variant.architecture)
         size = config.input_size
@@ -78,9 +79,10 @@ def measure(quick: bool) -> dict[str, dict]:
                 for precision, session in one["sessions"].items():
                     run = lambda session=session, images=images: run_model(session, images)  # noqa: E731
                     cases[label, precision, patches] = run
-            latency |= interleaved(cases, 1 if quick else 7, calls=1 if quick else calls, clock=time.process_time)
+            rounds, calls, words = 1 if quick else 7, 1 if quick else calls, f"latency, batch {patches}"
+            latency |= interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words)
         steps = {label: step_of(one["network"], *batch(label, one["figures"]["input"])) for label, one in found.items()}
-        step = interleaved(steps, 1 if quick else 5, clock=time.process_time)
+        step = interleaved(steps, 1 if quick else 5, clock=time.process_time, words="steps of training")
     result = {}
     for label, one in found.items():
         times = {
@@ -152,8 +154,10 @@ def main() -> None:
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)
-        marks.write("families", table(saved), README)
+        readme = SAVED.with_name("README.md")
+        marks.write("families", table(saved), readme)
         marks.write("cost", cost(saved), MAIN_README)
+        print(f"figures: {SAVED}; table: {readme}")
 
 
 if __name__ == "__main__":

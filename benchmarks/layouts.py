@@ -30,6 +30,7 @@ from equilib import device, layouts, runtimes
 from equilib.deploy import deploy
 from equilib.layouts import Layout, architecture, rewrite
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
+from equilib.progress import bar
 from equilib.results import environment, markdown_table, shipped_int8, write_json
 from equilib.training import shipped_network
 
@@ -52,7 +53,7 @@ NETWORKS = {
 def files(folder: Path) -> dict[tuple[str, str], Path]:
     """INT8 and FP32 files of all networks; those that come with the project are copies of the shipped ones."""
     paths = {}
-    for name, (source, _) in NETWORKS.items():
+    for name, (source, _) in bar(NETWORKS.items(), words="exports", unit="network"):
         if isinstance(source, str):
             network = shipped_network(source)
             paths[name, "INT8"] = Path(copy(shipped_int8(source), folder))
@@ -82,7 +83,7 @@ def as_it_is(path, *_, **__) -> str:
 def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> dict:
     """Milliseconds by network, precision, layout and batch size."""
     models = {}
-    for (name, precision), path in paths.items():
+    for (name, precision), path in bar(paths.items(), words="rewriting", unit="file"):
         model = onnx.load(path)
         for label, layout in variants(name).items():
             rewritten = rewrite(model, layout)
@@ -96,7 +97,7 @@ def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> di
     for batch, (calls, rounds) in BATCHES.items():
         images = torch.randn(batch, 3, 95, 95, generator=torch.Generator().manual_seed(0))
         seconds = defaultdict(list)
-        for count in range(2 if quick else rounds + 1):
+        for count in bar(range(2 if quick else rounds + 1), words=f"{runtime}, batch {batch}", unit="round"):
             for key, model in models.items():
                 start = time.process_time()
                 for _ in range(1 if quick else calls):
@@ -171,6 +172,7 @@ def main() -> None:
                 saved = json.loads(SAVED.read_text()) if SAVED.exists() else {}
                 saved[f"{architecture()}, {runtime}"] = {"environment": machine, "milliseconds": milliseconds}
                 write_json(SAVED, saved)
+                print(f"figures: {SAVED}")
 
 
 if __name__ == "__main__":

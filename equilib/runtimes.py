@@ -46,18 +46,22 @@ class Runtime:
     def available(self) -> bool:
         return find_spec(self.name) is not None
 
+    def require(self) -> None:
+        """Raise ModuleNotFoundError, which says how to get it, where the runtime is not installed."""
+        if not self.available():
+            raise ModuleNotFoundError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
+
     def load(self, path: str | Path, *, threads: int = 1, batch: int = 1) -> Classifier:
         """A function from normalised images (B, 3, n, n) to logits (B, classes), on the CPU.
 
         Any B gives the same bits; ``batch`` is the one that it will mostly get, and is made fast for.
 
         Raises:
-            RuntimeError: the runtime is not installed.
+            ModuleNotFoundError: the runtime is not installed; the message says how to get it.
             FileNotFoundError, ValueError: the file is missing, or no network that it can run.
         """
         path = Path(path)
-        if not self.available():
-            raise RuntimeError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
+        self.require()
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; write it with equilib quantize")
         return self.open(path, threads, batch)
@@ -94,10 +98,11 @@ def _array(images: Tensor) -> np.ndarray:
     return np.ascontiguousarray(images.numpy(), dtype=np.float32)
 
 
+DEFAULT = "onnxruntime"
 RUNTIMES = {
     runtime.name: runtime
     for runtime in (
-        Runtime("onnxruntime", "", _onnxruntime),
+        Runtime(DEFAULT, "", _onnxruntime),
         Runtime("openvino", "openvino", _openvino),
     )
 }
