@@ -155,6 +155,14 @@ def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
     assert all(list(row) == list(first) for row in published), "a table has one header"
 
 
+def test_a_densenet_has_its_row_in_table_1():
+    dense = replace(run([1, 1, 1, 0]), variant=Variant.densenet("equivariant", 64), patches=20_000)
+    dense.figures["config"] = {"network": {"family": "densenet", "growth": 64, "group": "D4", "band_limit": False}}
+    row, *_ = study_tables.table_1([dense])
+    assert (row["network"], row["width"], row["channels, multiples of"]) == ("D4 DenseNet, growth 64", "", "")
+    assert row["FP32 [%]"] == "75.0", "one seed, no spread"
+
+
 def test_int8_is_pooled_over_sizes_and_seeds():
     runs = [
         run([1, 1, 0, 0], int8=[1, 0, 0, 0]),

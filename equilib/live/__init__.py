@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from equilib.contrasts import EPOCHS
 from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
@@ -136,10 +137,12 @@ def node_modules() -> Path:
 
 def describe(name: str) -> dict[str, str]:
     """What a shipped network is, from the record of its run: ``kind``, and for people ``title`` and ``words``."""
-    variant = shipped_run(name).variant
+    run = shipped_run(name)
+    variant, epochs = run.variant, run.figures["config"]["epochs"]
     words = ["Conventional" if variant.conventional else f"Equivariant, {variant.group}"]
     words += [] if variant.depthwise == "strict" else ["field-wise" if variant.depthwise == "fieldwise" else "grouped"]
     words += [] if variant.divisor == DEFAULT_DIVISOR else [f"channels in multiples of {variant.divisor}"]
+    words += [] if epochs == EPOCHS else [f"{epochs} epochs"]
     step = Group.parse(variant.group).step
     return {
         "kind": variant.kind,
