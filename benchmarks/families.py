@@ -61,7 +61,8 @@ def networks(folder: Path) -> dict[str, dict]:
             "macs": sum(layer.macs for layer in count_costs(plain, size)),
             "bytes": {"FP32": fp32.stat().st_size, "INT8": int8.stat().st_size},
         }
-        sessions = {"FP32": device.session(fp32), "INT8": device.session(int8)}
+        files = {"FP32": fp32, "INT8": int8}
+        sessions = {key: {n: device.session(path, batch=n) for n in BATCHES} for key, path in files.items()}
         found[variant.timed_as] = {"network": network, "figures": figures, "sessions": sessions}
     return found
 
@@ -76,8 +77,8 @@ def measure(quick: bool) -> dict[str, dict]:
             for label, one in found.items():
                 size = one["figures"]["input"]
                 images = torch.randn(patches, 3, size, size, generator=torch.Generator().manual_seed(0))
-                for precision, session in one["sessions"].items():
-                    run = lambda session=session, images=images: run_model(session, images)  # noqa: E731
+                for precision, sessions in one["sessions"].items():
+                    run = lambda session=sessions[patches], images=images: run_model(session, images)  # noqa: E731
                     cases[label, precision, patches] = run
             rounds, calls, words = 1 if quick else 7, 1 if quick else calls, f"latency, batch {patches}"
             latency |= interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words)

@@ -233,14 +233,13 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     """
     by_python = [runtime for runtime in runtimes if runtime in BY_PYTHON]
     keys = [(runtime, *made) for runtime in by_python for made in made_of(names, runtime)]
-    models = {
-        (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
-        for runtime, name, precision in bar(keys, words="loading", unit="file")
-    }
-    found: dict[tuple, dict[str, float]] = {key: {} for key in models}
+    found: dict[tuple, dict[str, float]] = {key: {} for key in keys}
     for batch, (calls, rounds) in CALLS.items():
         images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-        cases = {key: partial(model, images) for key, model in models.items()}
+        cases = {}
+        for runtime, name, precision in bar(keys, words=f"loading for batch {batch}", unit="file"):
+            path = file_of(name, precision, runtime, setting.files)
+            cases[runtime, name, precision] = partial(load(runtime, path, batch), images)
         rounds, calls = (1, 1) if setting.quick else (SHORT_ROUNDS if setting.short else rounds, calls)
         words = f"latency, batch {batch}"
         for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words).items():
