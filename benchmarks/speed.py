@@ -117,12 +117,12 @@ def deployment(quick: bool) -> list[dict]:
                     path = device.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
                     row["seconds"][f"{kind}, {name} export"] = time.perf_counter() - start
                     row["size_mb"][f"{kind}, {name}"] = path.stat().st_size / 1e6
-                    sessions[f"{kind}, {name}"] = device.session(path, threads=1)
+                    sessions[f"{kind}, {name}"] = {n: device.session(path, batch=n) for n in (1, BATCH)}
             for size in (1, BATCH):
                 images = np.random.default_rng(0).normal(size=(size, 3, 95, 95)).astype(np.float32)
                 cases = {
-                    name: lambda session=session, images=images: session.run(None, {"images": images})
-                    for name, session in sessions.items()
+                    name: lambda session=by_batch[size], images=images: session.run(None, {"images": images})
+                    for name, by_batch in sessions.items()
                 }
                 rounds, calls = (1, 1) if quick else (2 * repeats, 4 if size == 1 else 1)
                 words = f"latency, width {width}, {group}, batch {size}"
