@@ -26,7 +26,7 @@ from unittest.mock import patch
 import onnx
 import torch
 
-from equilib import device, layouts, runtimes
+from equilib import device, layouts, marks, runtimes
 from equilib.deploy import deploy
 from equilib.layouts import Layout, architecture, rewrite
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
@@ -35,6 +35,7 @@ from equilib.results import environment, markdown_table, shipped_int8, write_jso
 from equilib.training import shipped_network
 
 SAVED = Path(__file__).parent / "layouts.json"
+README = SAVED.with_name("README.md")
 MULTIPLES = {"x86_64": 16, "aarch64": 8}  # of channels, that onnxruntime's depthwise kernels want (convsym.cpp)
 FIELDS = {"1": 1, "2": 2, "4": 4, "8": 8, "12": 12, "all": 10_000}  # in one group, at most; as many as divide them
 PIECES = (16, 32, 48)  # channels of a dense convolution, at least; what cannot be cut is merged up to 48
@@ -125,6 +126,36 @@ def tables(milliseconds: dict) -> str:
     return markdown_table(rows)
 
 
+def page(saved: dict) -> str:
+    """INT8 by layout and batch, beside the conventional network with padded channels; bold is what sessions take."""
+    parts = []
+    for key, figures in saved.items():
+        machine, runtime = key.split(", ")
+        rows, milliseconds = [], figures["milliseconds"]
+        reference = list(milliseconds["conventional"]["INT8"].values())[-1]
+        for name, precisions in milliseconds.items():
+            for label, times in precisions["INT8"].items():
+                row = {"INT8": name, "layout": label}
+                for batch, ms in times.items():
+                    chosen = layouts.measured_layout("INT8", runtime, machine, batch=int(batch))
+                    mark = "**" if label == fitting(name, precisions["INT8"], chosen) else ""
+                    row[f"batch {batch}, ms"] = f"{mark}{ms:.2f} (×{ms / reference[batch]:.2f}){mark}"
+                rows.append(row)
+        measured = ", ".join(f"{name} {value}" for name, value in figures["environment"].items())
+        parts.append(f"{markdown_table(rows)}\n\n{runtime} on {machine}: {measured}.")
+    return "\n\n".join(parts)
+
+
+def fitting(name: str, rows: dict, layout: Layout) -> str:
+    """Of the layouts that were measured for a network, the one that this layout comes to."""
+    allowed = [
+        label
+        for label, other in variants(name).items()
+        if label in rows and all(mine <= its for mine, its in zip(astuple(other), astuple(layout)))
+    ]
+    return allowed[-1]
+
+
 def ranking(milliseconds: dict, precision: str, batch: int) -> dict[Layout, float]:
     """How long each layout takes, relative to as written: geometric means over networks, fastest first."""
     layouts_ = {layout for name in NETWORKS for layout in variants(name).values()}
@@ -132,12 +163,7 @@ def ranking(milliseconds: dict, precision: str, batch: int) -> dict[Layout, floa
 
     def relative(name, layout):
         rows = milliseconds[name][precision]
-        allowed = [
-            label
-            for label, other in variants(name).items()
-            if label in rows and all(mine <= its for mine, its in zip(astuple(other), astuple(layout)))
-        ]
-        return rows[allowed[-1]][str(batch)] / next(iter(rows.values()))[str(batch)]
+        return rows[fitting(name, rows, layout)][str(batch)] / next(iter(rows.values()))[str(batch)]
 
     result = {
         layout: statistics.geometric_mean([relative(name, layout) for name in NETWORKS])
@@ -172,6 +198,7 @@ def main() -> None:
                 saved = json.loads(SAVED.read_text()) if SAVED.exists() else {}
                 saved[f"{architecture()}, {runtime}"] = {"environment": machine, "milliseconds": milliseconds}
                 write_json(SAVED, saved)
+                marks.write("layouts", page(saved), README)
                 print(f"figures: {SAVED}")
 
 

@@ -15,7 +15,7 @@ from conftest import randomize
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from equilib import device, dfq, int8, layouts, results
+from equilib import device, dfq, int8, layouts, marks, results
 from equilib.deploy import deploy
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
@@ -361,6 +361,7 @@ def test_the_layouts_are_those_that_the_benchmark_found_fastest(monkeypatch):
             # Two runs of the benchmark on this machine, other programs beside it, differed by up to 5 %.
             assert ranking[chosen] <= 1.05 * min(ranking.values()), (key, precision, batch)
         assert "field-wise C12 | INT8 | k = 4 |" in benchmark.tables(figures["milliseconds"])
+    assert marks.shown("layouts", benchmark.README) == benchmark.page(saved)
 
 
 def test_files_that_a_runtime_must_read_itself(files, tmp_path):
