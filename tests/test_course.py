@@ -1,14 +1,17 @@
 """The course as its users get it: links, copies for students, the repository's address, and whether nbval would notice."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from conftest import repeated
 
 from equilib import notebooks as course
 from equilib.widgets import Explorer
@@ -225,7 +228,8 @@ def nbval(folder, cells):
     options = re.search(r"^NBVAL := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     options = options.replace("tests/nbval.cfg", str(ROOT / "tests" / "nbval.cfg")).split()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder / "lesson.ipynb")]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    environment = os.environ | {"EQUILIB_BUDGET": "laptop"}  # as make sets it for all
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def cell(source, text=None, *, compared=False):
@@ -257,6 +261,7 @@ explorer = widgets.Explorer(draw, {{"x": ipywidgets.IntSlider(0, 0, 3)}}, descri
                 cell("print(6 * 7)", "42\n", compared=True),
                 cell("print(3)", "4\n"),
                 cell("print('error 1.2e-07')", "error 3.4e-08\n", compared=True),
+                cell("import os\nprint(os.environ['EQUILIB_BUDGET'])", "smoke\n", compared=True),
             ],
             False,
         ),
@@ -271,6 +276,21 @@ def test_nbval_turns_red(tmp_path, cells, red):
     assert (result.returncode != 0) == red, result.stdout + result.stderr
     if not red:
         assert re.search(r"lesson\.ipynb: \d+ s", result.stdout), "the seconds of each notebook are printed"
+
+
+def an_item(file, compared=False, chromium=None):
+    """A cell of a notebook as nbval collects it, or the browser's test of the notebook 01."""
+    path, module = Path(file), SimpleNamespace(CHROMIUM=chromium)
+    callspec = SimpleNamespace(params={"name": "01"})
+    return SimpleNamespace(path=path, options={"check": compared}, module=module, callspec=callspec)
+
+
+def test_a_notebook_is_run_once_where_the_browser_sees_all_that_nbval_would():
+    cells, others = [an_item("01.ipynb"), an_item("01.ipynb")], [an_item("02.ipynb")]
+    browser, blind = (an_item("test_browser.py", chromium=path) for path in ("/usr/bin/chromium", None))
+    assert repeated([*cells, *others, browser]) == cells
+    for kept in ([*cells, *others], [*cells, blind], [*cells, an_item("01.ipynb", compared=True), browser]):
+        assert repeated(kept) == []
 
 
 def test_a_broken_callback_is_not_swallowed():
