@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from equilib.results import markdown_table
+from equilib.runtimes import LABELS
 
 PRECISIONS = ("FP32", "INT8")
-LABELS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "OpenVINO",
-    "executorch": "ExecuTorch",
-    "node": "WebAssembly, Node",
-    "chromium": "WebAssembly, Chromium",
-    "onnxruntime on Arm": "onnxruntime, Arm (emulated)",
-}
 COLUMNS: dict[str, Callable[[dict], str | None]] = {
     "batch 1, ms": lambda row: _milliseconds(row, "1"),
     "batch 32, ms": lambda row: _milliseconds(row, "32"),
@@ -24,6 +17,8 @@ COLUMNS: dict[str, Callable[[dict], str | None]] = {
     "same bits under four turns": lambda row: f"{100 * row['identical']:.1f} %" if "identical" in row else None,
     "patches": lambda row: f"{row['patches']:,}" if "patches" in row else None,
 }
+
+RATIO = "INT8, × the conventional one of its channels (batch 1; 32)"
 
 
 def _milliseconds(row: dict, batch: str) -> str | None:
@@ -36,6 +31,29 @@ def _cell(figures: dict, text: Callable[[dict], str | None]) -> str:
     return cells[0] if cells[0] == cells[1] else " → ".join(cells)
 
 
+def _of_its_channels(results: dict, network: dict) -> dict | None:
+    """The conventional network of the same channels, by its title (:func:`equilib.live.describe`); None if none is there."""
+    title = ", ".join(["Conventional", *(part for part in network["title"].split(", ") if "channels" in part)])
+    return next((other for other in results["networks"].values() if other["title"] == title), None)
+
+
+def _ratio(results: dict, network: dict, runtime: str) -> str:
+    """INT8 at batch 1 and 32 relative to the conventional network of the same channels.
+
+    Only where both are of one measurement, on a machine that did nothing else.
+    """
+    other = _of_its_channels(results, network)
+    names = [name for name, one in results["networks"].items() if one is network or one is other]
+    together = any(
+        set(names) <= set(entry["networks"]) and not any("beside" in note for note in entry.get("notes", []))
+        for entry in results["measured"].get("latency", {}).get(runtime, [])
+    )
+    if other is None or other is network or not together:
+        return "–"
+    ours, theirs = (one["runtimes"][runtime]["INT8"]["milliseconds"] for one in (network, other))
+    return "; ".join(f"×{ours[batch] / theirs[batch]:.2f}" for batch in ours)
+
+
 def tables(results: dict) -> str:
     """All networks in all runtimes, FP32 → INT8; a runtime without figures has a row that says how to get it."""
     rows = []
@@ -44,23 +62,35 @@ def tables(results: dict) -> str:
             if runtime in network["runtimes"]:
                 figures = network["runtimes"][runtime]
                 cells = {column: _cell(figures, text) for column, text in COLUMNS.items()}
+                cells[RATIO] = _ratio(results, network, runtime)
                 rows.append({"FP32 → INT8": network["title"], "runtime": label} | cells)
     for runtime, way in results["missing"].items():
-        cells = dict.fromkeys(COLUMNS, "–") | {next(iter(COLUMNS)): f"missing: {way}"}
+        cells = dict.fromkeys((*COLUMNS, RATIO), "–") | {next(iter(COLUMNS)): f"missing: {way}"}
         rows.append({"FP32 → INT8": "all", "runtime": LABELS[runtime]} | cells)
     return f"{_words(results)}\n\n{markdown_table(rows)}"
 
 
-SHORT = ("batch 1, ms", "batch 32, ms", "file, MB", "same bits under four turns")
+SHORT = ("batch 1, ms", "batch 32, ms", "same bits under four turns")
 
 
 def short_table(results: dict, runtime: str = "onnxruntime") -> str:
-    """All networks in one runtime, FP32 → INT8."""
+    """FP32 → INT8 in one runtime, of networks whose time was measured.
+
+    Where these hold several conventional ones: only those with the channels of the last, so that like is compared with like.
+    """
+    timed = [
+        network
+        for network in results["networks"].values()
+        if "milliseconds" in network["runtimes"].get(runtime, {}).get("INT8", {})
+    ]
+    conventional = [network for network in timed if _of_its_channels(results, network) is network]
+    chosen = timed
+    if len(conventional) > 1:
+        chosen = [network for network in timed if _of_its_channels(results, network) is conventional[-1]]
     rows = [
         {"FP32 → INT8": network["title"]}
         | {column: _cell(network["runtimes"][runtime], COLUMNS[column]) for column in SHORT}
-        for network in results["networks"].values()
-        if runtime in network["runtimes"]
+        for network in chosen
     ]
     return markdown_table(rows)
 
@@ -69,15 +99,20 @@ def _words(results: dict) -> str:
     words = ["One thread, 95 × 95 pixels"]
     if results.get("data"):
         words.append(f"bits and logits on the first test patches of {results['data']}")
-    return "; ".join(words) + f". {' '.join(_machines(part, where) for part, where in results['measured'].items())}"
+    titles = {name: network["title"] for name, network in results["networks"].items()}
+    parts = [_machines(part, where, titles) for part, where in results["measured"].items()]
+    return f"{'; '.join(words)}. {' '.join(parts)}"
 
 
-def _machines(part: str, where: dict[str, dict]) -> str:
-    """On which machine each runtime was measured, runtimes with the same one together."""
+def _machines(part: str, where: dict[str, list[dict]], titles: dict[str, str]) -> str:
+    """On which machine each runtime was measured, runtimes with the same one together; networks where not all are meant."""
     together: dict[str, list[str]] = {}
-    for runtime, machine in where.items():
-        shown = ("processor", "instructions", "revision", "date")
-        key = ", ".join(f"{name} {machine[name]}" if name == "revision" else machine[name] for name in shown)
-        together.setdefault(key, []).append(f"{LABELS[runtime]} ({machine['runtime']})")
+    for runtime, entries in where.items():
+        for entry in entries:
+            shown = [entry["processor"], entry["instructions"], f"revision {entry['revision']}", entry["date"]]
+            shown += entry.get("notes", [])
+            chosen = [titles[name] for name in entry["networks"]]
+            only = "" if len(chosen) == len(titles) else f", {' and '.join(chosen)}"
+            together.setdefault(", ".join(shown), []).append(f"{LABELS[runtime]} ({entry['runtime']}{only})")
     listed = "; ".join(f"{', '.join(runtimes)}: {machine}" for machine, runtimes in together.items())
     return f"{part.capitalize()}: {listed}."

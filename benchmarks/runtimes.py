@@ -1,11 +1,12 @@
 """Every shipped network in every runtime, one table: `python benchmarks/runtimes.py measure` (part of `make bench`).
 
-    python benchmarks/runtimes.py measure [--only latency] [--runtimes onnxruntime …] [--data FOLDER]
+    python benchmarks/runtimes.py measure [--only latency] [--runtimes node …] [--networks NAME …] [--data FOLDER]
     python benchmarks/runtimes.py tables     measure nothing, write the saved figures' table
 
 Two parts: `answers` (logits on all test patches under four quarter turns, peak memory; a process of its own each) takes an
-hour with all runtimes, and does not mind other programs; `latency` takes minutes, and does.  Runtimes that are missing keep
-their figures, or the table says how to get them.  Figures go to results/runtimes.json, the table to benchmarks/README.md.
+hour with all runtimes, and does not mind other programs; `latency` takes minutes, and does.  Whatever is not asked for keeps
+its figures and the machine that they are from; of runtimes that are missing the table says how to get them.  Figures go to
+results/runtimes.json, the table to benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from equilib.doctor import BROWSERS
 from equilib.live import SIZE, describe
 from equilib.mobilenet import exported
 from equilib.pcam import PUBLISHED_SIZES, Patches, crop, normalize
+from equilib.progress import bar
 from equilib.results import environment, read_results, shipped_checkpoint, shipped_int8, shipped_results, write_json
 from equilib.runtimes import RUNTIMES
 from equilib.synthetic import cache_root, ensure_dataset
@@ -62,19 +64,21 @@ FEWER = {
     ("chromium", "FP32"): 10,
     ("chromium", "INT8"): 100,
 }
-FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 20}
+FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 60}
 CALLS = {1: (8, 15), 32: (1, 9)}  # batch size: calls in a row, rounds
+SHORT_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where files are kept, the test patches (at most ``limit``), the folder of arm.sh, and whether only to try it out."""
+    """Where files are kept, the test patches (at most ``limit``), the folder of arm.sh; how often to repeat."""
 
     files: Path
     data: Path
     limit: int | None
     arm: Path
     quick: bool = False
+    short: bool = False
     synthetic: bool = False
 
 
@@ -162,7 +166,7 @@ def answers(runtime: str, path: Path, patches: Path, arm_folder: Path) -> tuple[
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "logits.npy"
         if runtime == EMULATED:
-            command = arm.command(arm_folder, path, patches, output)
+            command = arm.command(arm_folder, "answers", path, patches, output)
         else:
             command = [sys.executable, str(HERE / "one_runtime.py"), runtime, str(path), str(patches), str(output)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -197,24 +201,29 @@ def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Sett
             folders[limit] = Path(folder) / f"first {limit}"
             folders[limit].mkdir()
             write_patches(folders[limit], setting.data, limit)
-        for runtime in dict.fromkeys(("onnxruntime", *runtimes)):
-            rows: Rows = {name: {} for name in names}
-            for name, precision in made_of(names, runtime):
+        asked = tuple(dict.fromkeys(("onnxruntime", *runtimes)))
+        files = {runtime: made_of(names, runtime) for runtime in asked}
+        watched = bar(total=sum(map(len, files.values())), words="answers", unit="file")
+        for runtime in asked:
+            rows: Rows = {}
+            for name, precision in files[runtime]:
                 started = time.perf_counter()
                 path = file_of(name, precision, runtime, setting.files)
                 patches = folders[limits[runtime, precision]]
                 logits, peak = answers(runtime, path, patches, setting.arm)
                 reference = references.setdefault((name, precision), logits[0])
-                rows[name][precision] = {
+                rows.setdefault(name, {})[precision] = {
                     "bytes": path.stat().st_size,
                     "peak_mib": peak and round(peak, 1),
                     "difference": float(np.abs(logits[0] - reference[: logits.shape[1]]).max()),
                     "identical": float((logits == logits[:1]).all((0, 2)).mean()),
                     "patches": logits.shape[1],
                 }
-                print(f"answers, {runtime}, {name}, {precision}: {time.perf_counter() - started:.0f} s", flush=True)
+                watched.write(f"answers, {runtime}, {name}, {precision}: {time.perf_counter() - started:.0f} s")
+                watched.update()
             if runtime in runtimes:
                 yield runtime, rows
+        watched.close()
 
 
 def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Setting) -> Iterator[tuple[str, Rows]]:
@@ -223,45 +232,65 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     Gives each runtime with its rows, when it is done.
     """
     by_python = [runtime for runtime in runtimes if runtime in BY_PYTHON]
-    models = {
-        (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
-        for runtime in by_python
-        for name, precision in made_of(names, runtime)
-    }
-    found: dict[tuple, dict[str, float]] = {key: {} for key in models}
+    keys = [(runtime, *made) for runtime in by_python for made in made_of(names, runtime)]
+    found: dict[tuple, dict[str, float]] = {key: {} for key in keys}
     for batch, (calls, rounds) in CALLS.items():
         images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-        cases = {key: partial(model, images) for key, model in models.items()}
-        rounds, calls = (1, 1) if setting.quick else (rounds, calls)
-        for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time).items():
+        cases = {}
+        for runtime, name, precision in bar(keys, words=f"loading for batch {batch}", unit="file"):
+            path = file_of(name, precision, runtime, setting.files)
+            cases[runtime, name, precision] = partial(load(runtime, path, batch), images)
+        rounds, calls = (1, 1) if setting.quick else (SHORT_ROUNDS if setting.short else rounds, calls)
+        words = f"latency, batch {batch}"
+        for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words).items():
             found[key][str(batch)] = round(1000 * seconds, 3)
     for runtime in by_python:
-        rows: Rows = {name: {} for name in names}
+        rows: Rows = {}
         for name, precision in made_of(names, runtime):
-            rows[name][precision] = {"milliseconds": found[runtime, name, precision]}
+            rows.setdefault(name, {})[precision] = {"milliseconds": found[runtime, name, precision]}
         yield runtime, rows
-    calls = {batch: 1 if setting.quick else 2 * rounds for batch, (_, rounds) in CALLS.items()}
+    few = 1 if setting.quick else SHORT_ROUNDS if setting.short else None
+    calls = {batch: few or 2 * rounds for batch, (_, rounds) in CALLS.items()}
     for runtime in (runtime for runtime in runtimes if runtime in wasm.PLACES):
-        rows = {name: {} for name in names}
-        for name, precision in made_of(names, runtime):
+        rows = {}
+        for name, precision in bar(made_of(names, runtime), words=f"latency, {runtime}", unit="file"):
             times = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
-            rows[name][precision] = {"milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}}
+            rows.setdefault(name, {})[precision] = {
+                "milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}
+            }
         yield runtime, rows
 
 
 PARTS = {"answers": measure_answers, "latency": measure_latency}
+FIGURES = {"answers": ("bytes", "peak_mib", "difference", "identical", "patches"), "latency": ("milliseconds",)}
 
 
 def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, setting: Setting) -> dict:
-    """The saved figures with those of one part of one runtime anew; networks that ship no longer go."""
+    """The saved figures with those of one part of one runtime anew; networks that ship no longer go.
+
+    ``measured`` holds by part and runtime who measured what: machine, versions, and the networks whose figures are from
+    there, each in one entry only.
+    """
     results = {"data": "", "measured": {}, "networks": {}} | deepcopy(saved)
     names = network_names()
     results["networks"] = {name: results["networks"].get(name, {"runtimes": {}}) for name in names}
     for name, network in results["networks"].items():
         network["title"] = describe(name)["title"]
-        for precision, figures in rows.get(name, {}).items():
-            network["runtimes"].setdefault(runtime, {}).setdefault(precision, {}).update(figures)
-    results["measured"].setdefault(part, {})[runtime] = {"runtime": runtime_version(runtime)} | machine
+        if name in rows:
+            row = network["runtimes"].setdefault(runtime, {})
+            for precision, figures in row.items():
+                row[precision] = {key: value for key, value in figures.items() if key not in FIGURES[part]}
+            for precision, figures in rows[name].items():
+                row.setdefault(precision, {}).update(figures)
+    here = {"runtime": runtime_version(runtime)} | machine
+    by_runtime = results["measured"].setdefault(part, {})
+    entries = [entry | {"networks": set(entry["networks"]) - set(rows)} for entry in by_runtime.get(runtime, [])]
+    anew = next((entry for entry in entries if entry | here == entry and entry.keys() == {*here, "networks"}), None)
+    if anew is None:
+        entries.append(anew := here | {"networks": set()})
+    anew["networks"] |= set(rows)
+    entries = [entry | {"networks": [name for name in names if name in entry["networks"]]} for entry in entries]
+    by_runtime[runtime] = [entry for entry in entries if entry["networks"]]
     if part == "answers":
         results["data"] = describe_data(setting)
     known = set().union(*(network["runtimes"] for network in results["networks"].values()))
@@ -275,13 +304,18 @@ def measure(options: argparse.Namespace) -> None:
     options.files.mkdir(parents=True, exist_ok=True)
     data = options.data or ensure_dataset(current_budget().sizes)
     limit = 8 if options.quick else options.patches
-    setting = Setting(options.files, data, limit, options.arm, options.quick, synthetic=options.data is None)
-    names = network_names()[: 1 if options.quick else None]
+    setting = Setting(
+        options.files, data, limit, options.arm, options.quick, options.short, synthetic=options.data is None
+    )
+    names = options.networks or network_names()[: 1 if options.quick else None]
     there = [name for name in options.runtimes if missing(name, setting.arm) is None]
     results: dict = {}
-    for part in options.only:
+    # Once: what is saved on the way would make the checkout another revision.
+    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    notes = ["few repeats"] * options.short + ["beside other programs"] * options.beside
+    here |= {"notes": notes} if notes else {}
+    for part in ["latency"] if options.short else options.only:
         for runtime, rows in PARTS[part](names, there, setting):
-            here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
             if not options.quick:
                 results = read_results(SAVED) if SAVED.exists() else {}
             results = with_rows(results, part, runtime, rows, here, setting)
@@ -298,6 +332,13 @@ def main() -> None:
     command = commands.add_parser("measure", help="measure, save the figures, renew the table")
     command.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts, the others stay")
     command.add_argument("--runtimes", nargs="+", choices=NAMES, default=list(NAMES), help="these, the others stay")
+    command.add_argument(
+        "--networks", nargs="+", choices=network_names(), help="rows of these, the others stay; all without it"
+    )
+    command.add_argument("--beside", action="store_true", help="other programs run meanwhile: the table says so")
+    command.add_argument(
+        "--short", action="store_true", help="latency alone, with few repeats: a few minutes; the table says so"
+    )
     command.add_argument("--data", type=Path, help="folder with PCam's files; without it, synthetic tissue")
     command.add_argument("--patches", type=int, help="at most so many test patches")
     command.add_argument("--arm", type=Path, default=cache_root() / "arm", help="folder of arm.sh")
@@ -312,6 +353,7 @@ def main() -> None:
             return
     marks.write("make bench: runtimes", tables(read_results(SAVED)), README)
     marks.write("latency", short_table(read_results(SAVED)), MAIN_README)
+    print(f"figures: {SAVED}; tables: {README}, {MAIN_README}")
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ from timing import interleaved
 from training_step import BATCH, batch, training_step
 
 from equilib import device, dfq, int8, marks
+from equilib.compat import WARNING
 from equilib.mobilenet import KINDS, exported
 from equilib.pcam import input_range
+from equilib.progress import bar
 from equilib.results import environment, written_whole
 
 HERE = Path(__file__).parent
@@ -50,7 +52,8 @@ def training(quick: bool) -> list[dict]:
     rows = []
     for width, group, repeats in settings(quick):
         cases = {variant: training_step(variant, width, group) for variant in VARIANTS}
-        seconds = interleaved(cases, repeats, clock=time.process_time)
+        words = f"training, width {width}, {group}"
+        seconds = interleaved(cases, repeats, clock=time.process_time, words=words)
         rows.append({"width": width, "group": group, "seconds": seconds, "ratio": against_conventional(seconds)})
     return rows
 
@@ -73,7 +76,8 @@ def inference(quick: bool) -> list[dict]:
             return run
 
         cases = {name: runner(name, net) for name, net in nets.items()}
-        seconds = interleaved(cases, repeats, clock=time.process_time)
+        words = f"inference, width {width}, {group}"
+        seconds = interleaved(cases, repeats, clock=time.process_time, words=words)
         rows.append({"width": width, "group": group, "seconds": seconds, "ratio": against_conventional(seconds)})
     return rows
 
@@ -81,7 +85,7 @@ def inference(quick: bool) -> list[dict]:
 def memory(quick: bool) -> list[dict]:
     """Growth of the resident set over that of a process that has only imported everything."""
     rows = []
-    for width, group, _ in settings(quick):
+    for width, group, _ in bar(settings(quick), words="memory", unit="setting"):
         mib = {variant: in_fresh_process("memory", variant, width, group)["mib"] for variant in VARIANTS}
         rows.append({"width": width, "group": group, "mib": mib, "ratio": against_conventional(mib)})
     return rows
@@ -89,7 +93,7 @@ def memory(quick: bool) -> list[dict]:
 
 def construction(quick: bool) -> list[dict]:
     rows = []
-    for width, group, _ in settings(quick):
+    for width, group, _ in bar(settings(quick), words="construction", unit="setting"):
         for kind in KINDS:
             runs = [in_fresh_process("construction", kind, width, group) for _ in range(1 if quick else 3)]
             medians = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
@@ -103,7 +107,7 @@ def deployment(quick: bool) -> list[dict]:
     for width, group, repeats in settings(quick):
         sessions, row = {}, {"width": width, "group": group, "size_mb": {}, "seconds": {}, "latency_ms": {}}
         with tempfile.TemporaryDirectory() as folder:
-            for kind in OURS:
+            for kind in bar(OURS, words=f"exports, width {width}, {group}", unit="network"):
                 plain = exported(network(kind, width, group))
                 start = time.perf_counter()
                 equalized = dfq.absorb_high_bias(dfq.equalize(dfq.fold_batch_norm(plain))[0])[0]
@@ -113,15 +117,16 @@ def deployment(quick: bool) -> list[dict]:
                     path = device.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
                     row["seconds"][f"{kind}, {name} export"] = time.perf_counter() - start
                     row["size_mb"][f"{kind}, {name}"] = path.stat().st_size / 1e6
-                    sessions[f"{kind}, {name}"] = device.session(path, threads=1)
+                    sessions[f"{kind}, {name}"] = {n: device.session(path, batch=n) for n in (1, BATCH)}
             for size in (1, BATCH):
                 images = np.random.default_rng(0).normal(size=(size, 3, 95, 95)).astype(np.float32)
                 cases = {
-                    name: lambda session=session, images=images: session.run(None, {"images": images})
-                    for name, session in sessions.items()
+                    name: lambda session=by_batch[size], images=images: session.run(None, {"images": images})
+                    for name, by_batch in sessions.items()
                 }
                 rounds, calls = (1, 1) if quick else (2 * repeats, 4 if size == 1 else 1)
-                seconds = interleaved(cases, rounds, calls=calls, clock=time.process_time)
+                words = f"latency, width {width}, {group}, batch {size}"
+                seconds = interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words)
                 row["latency_ms"][str(size)] = {name: 1000 * value for name, value in seconds.items()}
         rows.append(row)
     return rows
@@ -145,11 +150,12 @@ def measure(names: Sequence[str], quick: bool) -> dict:
     results = json.loads(SAVED.read_text()) if set(names) != set(PARTS) else {}
     here = {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}}
     results["measured"] = results.get("measured", {}) | dict.fromkeys(names, here)
-    for name in names:
+    watched = bar(names, words="all parts", unit="part")
+    for name in watched:
         start = time.perf_counter()
         step = [results["training"][0]["seconds"]["conventional"]] if name == "data_path" else []
         results[name] = PARTS[name](quick, *step)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        watched.write(f"{name}: {time.perf_counter() - start:.0f} s")
     return results
 
 
@@ -163,7 +169,7 @@ def main() -> None:
     command.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
     command.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these, the others stay")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8")  # e2cnn's, at construction
+    warnings.filterwarnings("ignore", message=WARNING)  # e2cnn's, at construction
     anew = options.command == "measure"
     results = measure(options.only, options.quick) if anew else json.loads(SAVED.read_text())
     print(tables(results))
@@ -173,6 +179,7 @@ def main() -> None:
         with written_whole(SAVED) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
     marks.write("make bench", tables(results), README)
+    print(f"figures: {SAVED}; tables: {README}")
 
 
 if __name__ == "__main__":

@@ -166,16 +166,12 @@ class FieldBatchNorm(EquivariantModule):
 
     def forward(self, x: GeometricTensor, *, relu: bool = False) -> GeometricTensor:
         """Normalize; with ``relu``, the ReLU after it is taken in the same pass over memory."""
-        tensor = x.tensor
-        dtype = tensor.dtype
-        if dtype in (torch.float16, torch.bfloat16):
-            tensor = tensor.float()  # sums over 100,000 values need more than 8 or 11 bits
         if self.training:
-            y = self._normalize_by_batch(tensor, relu)
+            y = self._normalize_by_batch(x.tensor, relu)
         else:
-            y = F.batch_norm(tensor, *(p.repeat_interleave(self.size) for p in self._statistics()), eps=self.eps)
+            y = F.batch_norm(x.tensor, *(p.repeat_interleave(self.size) for p in self._statistics()), eps=self.eps)
             y = F.relu(y) if relu else y
-        return GeometricTensor(y.to(dtype), self.out_type)
+        return GeometricTensor(y, self.out_type)
 
     def _formula(self, x: Tensor, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
         """What :class:`equilib.field_norm.NormalizeFields` computes: the output, and mean and variance of each field."""
@@ -187,6 +183,9 @@ class FieldBatchNorm(EquivariantModule):
         return F.relu(y) if relu else y, mean, variance
 
     def _normalize_by_batch(self, x: Tensor, relu: bool) -> Tensor:
+        dtype = x.dtype
+        if dtype in (torch.float16, torch.bfloat16) and (torch.compiler.is_compiling() or x.device.type != "cpu"):
+            x = x.float()  # for sums; the kernel does so by blocks, in half precision tried on CPUs alone
         if torch.compiler.is_compiling():  # the compiler fuses the plain formula itself
             y, mean, variance = self._formula(x, relu)
         else:
@@ -196,7 +195,7 @@ class FieldBatchNorm(EquivariantModule):
         with torch.no_grad():
             self.running_mean.lerp_(mean.detach(), self.momentum)
             self.running_var.lerp_(variance.detach() * (count / max(count - 1, 1)), self.momentum)
-        return y
+        return y.to(dtype)
 
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.running_mean, self.running_var, self.weight, self.bias

@@ -221,10 +221,10 @@ LAYERS = _of(
         "::test_the_pass_with_relu_is_a_relu_behind_the_norm",
     ),
     (
-        "bfloat16 is summed in bfloat16",
+        "compiled, bfloat16 is summed in bfloat16",
         "if dtype in (torch.float16, torch.bfloat16)",
         "if dtype in (torch.float16,)",
-        "::test_field_batch_norm_in_mixed_precision",
+        "::test_bfloat16_is_summed_in_single_precision_and_rounded_once",
     ),
     (
         "the pass with ReLU has none",
@@ -802,10 +802,23 @@ TRAINING = _of(
     ),
 )
 
+PIECES = _of(
+    "pieces",
+    "test_layouts.py::test_cutting_one_layer",
+    ("all pieces have the first bias", "conv.bias.array[place * rows : (place + 1) * rows]", "conv.bias.array[:rows]"),
+    (
+        "all pieces read the first channels",
+        "dense.weight.array[i * columns : (i + 1) * columns]",
+        "dense.weight.array[:columns]",
+    ),
+    ("pieces are joined in the wrong order", 'make_node("Concat", outputs,', 'make_node("Concat", outputs[::-1],'),
+)
+
 STUDY = _of(
     "study",
     "test_study.py",
     ("ties count as class 1", "np.asarray(patches[stage]) > 0)", "np.asarray(patches[stage]) >= 0)"),
+    ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
     ("a standard error without its root", "self.std / self.runs**0.5", "self.std / self.runs"),
     ("both sides draw the same seeds", "_bootstrap(second, draw=1)", "_bootstrap(second, draw=0)"),
     ("the variance of a difference is biased", "side.mean(1).var(ddof=1)", "side.mean(1).var(ddof=0)"),
@@ -818,6 +831,12 @@ STUDY = _of(
 BOOTSTRAP = _of(
     "bootstrap",
     "test_bootstrap.py",
+    (
+        "the area misses the ties with itself",
+        "ones * (ones + 1) / 2",
+        "ones * (ones - 1) / 2",
+        "test_contrasts.py::test_the_area_is_the_share_of_pairs_in_order",
+    ),
     ("an interval of 90 %", "(0.025, 0.975)", "(0.05, 0.95)"),
     (
         "patches are not drawn",
@@ -1028,7 +1047,6 @@ TABLES = _of(
     "test_study.py",
     ("much smaller networks are comparable", "1 / 1.3 < ratio < 1.3", "ratio < 1.3"),
     ("quarter turns are the others", "if (angle % 90 == 0) == quarter", "if (angle % 90 == 0) != quarter"),
-    ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
     ("Table 1 takes the fewest patches", "most = max(run.patches", "most = min(run.patches"),
     ("the mildest loss is called the worst", "{min(changes):+.2f}", "{max(changes):+.2f}"),
     ("naive rounding is the equalized one", '("naive", "int8 naive, simulated")', '("naive", "int8 simulated")'),
@@ -1101,6 +1119,257 @@ ORDER = _of(
     ),
 )
 
+# --- pictures, other runtimes, other networks, slides, bars; and half precision ---
+
+HALF_PRECISION = _of(
+    "field_norm",
+    "test_layers.py",
+    (
+        "statistics of bfloat16 are in bfloat16",
+        "batch_norm_update_stats(_as_image(part), *identity, 0.0)",
+        "batch_norm_update_stats(_as_image(part), None, None, 0.0)",
+        "::test_bfloat16_is_summed_in_single_precision_and_rounded_once",
+    ),
+    (
+        "the gradient is rounded between its terms",
+        "dtype=offset.dtype, device",
+        "dtype=x.dtype, device",
+        "::test_bfloat16_is_summed_in_single_precision_and_rounded_once",
+    ),
+    (
+        "all of a tensor in half precision is one copy in single",
+        "xs = blocks.split(x)\n        # Running",
+        "x = x.to(wide)\n        xs = blocks.split(x)\n        # Running",
+        "::test_bfloat16_is_never_copied_whole_into_single_precision",
+    ),
+)
+
+WINDOWS = _of(
+    "windows",
+    "test_windows.py",
+    (
+        "what is left over stands on one side",
+        "range((length - size) % stride // 2, length - size + 1, stride)",
+        "range(0, length - size + 1, stride)",
+        "::test_the_map_of_a_turned_picture_is_the_turned_map",
+    ),
+    (
+        "the last window is left out",
+        "length - size + 1, stride)",
+        "length - size, stride)",
+        "::test_windows_are_the_pieces_of_the_picture",
+    ),
+    (
+        "rows and columns of pixels change places",
+        "picture[row : row + windows.size, column : column + windows.size]",
+        "picture[column : column + windows.size, row : row + windows.size]",
+        "::test_windows_are_the_pieces_of_the_picture",
+    ),
+    (
+        "even rests break it",
+        "% self.stride % 2 == 0 for",
+        "% self.stride % 2 == 1 for",
+        "::test_exact_means_that_turned_windows_are_windows",
+    ),
+    (
+        "a stride further off is named",
+        "range(min(self.stride - 1, way), 0, -1)",
+        "range(1, min(self.stride - 1, way) + 1)",
+        "test_pictures.py::test_the_strides_that_are_named_fit_and_none_is_nearer",
+    ),
+)
+
+PICTURES = _of(
+    "cli/pictures",
+    "test_pictures.py",
+    (
+        "row and column change places in the table",
+        "writer.writerow([name, row, column,",
+        "writer.writerow([name, column, row,",
+        "::test_a_row_is_what_the_cut_patch_gets",
+    ),
+    (
+        "the class is the other one",
+        "int(probability > 0.5)",
+        "int(probability < 0.5)",
+        "::test_a_row_is_what_the_cut_patch_gets",
+    ),
+    (
+        "the map of one picture replaces another's",
+        "taken.add(path.resolve())",
+        "taken.discard(path.resolve())",
+        "::test_maps_are_pictures_in_a_folder_of_their_own",
+    ),
+    (
+        "a map may replace a picture",
+        "taken = {path.resolve() for path in images}",
+        "taken = set()",
+        "::test_an_input_is_never_overwritten_by_a_map",
+    ),
+    (
+        "the first window is named, not the unanswered one",
+        "column {windows.columns[columns[0]]}",
+        "column {windows.columns[rows[0]]}",
+        "::test_windows_without_an_answer_are_counted_and_the_others_answered",
+    ),
+)
+
+RUNTIMES = _of(
+    "runtimes",
+    "test_runtimes.py",
+    (
+        "nobody asks whether a runtime is there",
+        "return find_spec(self.name) is not None",
+        "return True",
+        "::test_a_missing_runtime_says_how_to_get_it",
+    ),
+    ("a missing file goes to the runtime", "if not path.is_file():", "if path.is_dir():", "::test_bad_files"),
+    (
+        "colours are read backwards",
+        "np.ascontiguousarray(images.numpy(), dtype=np.float32)",
+        "np.ascontiguousarray(images.numpy()[:, ::-1], dtype=np.float32)",
+        "test_benchmarks.py::test_a_runtime_in_a_process_of_its_own",
+    ),
+)
+
+PTE = _of(
+    "pte",
+    "test_pte.py",
+    (
+        "zero points stay where they were",
+        "int(quantizer.zero_point) - SHIFT",
+        "int(quantizer.zero_point)",
+        "::test_signed_integers_are_the_same_function",
+    ),
+    (
+        "weights are rounded down",
+        "(layer.weight.detach() / self.scale).round()",
+        "(layer.weight.detach() / self.scale).floor()",
+        "::test_signed_integers_are_the_same_function",
+    ),
+    (
+        "the classifier forgets the zero point",
+        ".to(torch.float32) - self.zero_point",
+        ".to(torch.float32)",
+        "::test_signed_integers_are_the_same_function",
+    ),
+    (
+        "the classifier's sum is of fractions",
+        "F.linear(x.flatten(1).to(torch.float32) - self.zero_point, self.weight) * self.unit",
+        "F.linear((x.flatten(1).to(torch.float32) - self.zero_point) * self.unit, self.weight)",
+        "::test_the_classifier_does_not_depend_on_the_order_of_addition",
+    ),
+    (
+        "sums may pass 2^24",
+        "if largest >= 2**24:",
+        "if largest >= 2**26:",
+        "::test_a_classifier_beyond_exact_sums_is_refused",
+    ),
+)
+
+DENSENET = _of(
+    "densenet",
+    "test_densenet.py",
+    (
+        "the first block stands behind a mean, too",
+        "(sizes[-1] // 2 if block else sizes[-1]) - 2",
+        "sizes[-1] // 2 - 2",
+        "::test_grids_are_those_of_the_published_network",
+    ),
+    (
+        "filters have a band limit that the published ones lack",
+        "image_input=image_input, band_limit=self.band_limit)",
+        "image_input=image_input, band_limit=True)",
+        "::test_both_networks_have_the_same_layers_and_about_the_same_parameters",
+    ),
+    (
+        "the first mean may stand on an odd grid",
+        "for before in self.grids[1:-1]:",
+        "for before in self.grids[2:-1]:",
+        "::test_configurations_that_make_no_network_are_refused",
+    ),
+    (
+        "pixels of 30 degrees are taken",
+        "symmetry.rotations not in (1, 2, 4)",
+        "symmetry.rotations not in (1, 2, 4, 12)",
+        "::test_configurations_that_make_no_network_are_refused",
+    ),
+)
+
+STAINS = _of(
+    "stains",
+    "test_tissue.py",
+    ("light grows with stain", "* np.exp(-density)", "* np.exp(density)", "::test_colours"),
+    (
+        "colours and stains change places",
+        "slide.stains[:, channel], amounts",
+        "slide.stains[channel], amounts",
+        "::test_a_version_draws_the_same_patches",
+    ),
+    (
+        "vectors are of unit length by colour",
+        "np.linalg.norm(vectors, axis=1, keepdims=True)",
+        "np.linalg.norm(vectors, axis=0, keepdims=True)",
+        "::test_a_version_draws_the_same_patches",
+    ),
+    (
+        "the scanner blurs",
+        "light += np.float32(slide.sharpening)",
+        "light -= np.float32(slide.sharpening)",
+        "::test_power_spectrum",
+    ),
+)
+
+PROGRESS = _of(
+    "progress",
+    "test_progress.py",
+    ("bars go into files", "disable=None if shown", "disable=False if shown", "::test_a_bar_is_for_terminals"),
+    ("a bar that was not wanted is shown", "if shown else True", "if shown else None", "::test_a_bar_is_for_terminals"),
+    ("what is over at once shows a bar", "delay=PATIENCE", "delay=0", "::test_what_is_over_at_once_shows_none"),
+)
+
+MORE_CONTRASTS = _of(
+    "contrasts",
+    "test_contrasts.py",
+    (
+        "the threshold is the worst",
+        "np.where(labels, -1, 1)",
+        "np.where(labels, 1, -1)",
+        "::test_no_threshold_is_better_than_the_best",
+    ),
+    (
+        "the baseline is the first network",
+        "float(np.mean(first) - np.mean(second))",
+        "float(np.mean(second) - np.mean(first))",
+        "::test_a_difference_has_welchs_interval_in_closed_form",
+    ),
+)
+
+MORE_INNER_FIELDS = _of(
+    "inner_fields",
+    "test_inner_fields.py",
+    ("rows of patterns run upwards", "* -along[:, None]", "* along[:, None]", "::test_patterns_turn_as_pictures_do"),
+    (
+        "patterns turn about another point",
+        "torch.arange(size) - (size - 1) / 2",
+        "torch.arange(size) - size / 2",
+        "::test_patterns_turn_as_pictures_do",
+    ),
+)
+
+RECENT = [
+    *HALF_PRECISION,
+    *WINDOWS,
+    *PICTURES,
+    *RUNTIMES,
+    *PTE,
+    *DENSENET,
+    *STAINS,
+    *PROGRESS,
+    *MORE_CONTRASTS,
+    *MORE_INNER_FIELDS,
+]
+
 MUTANTS = [
     *FIELDS,
     *FILTERS,
@@ -1115,6 +1384,7 @@ MUTANTS = [
     *SCALES,
     *BIAS_CORRECTION,
     *RANGES,
+    *PIECES,
     *IMAGES,
     *INNER_FIELDS,
     *RUNS,
@@ -1134,4 +1404,5 @@ MUTANTS = [
     *STUDY,
     *BOOTSTRAP,
     *DEPLOY,
+    *RECENT,
 ]

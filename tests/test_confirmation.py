@@ -130,11 +130,12 @@ def test_the_page_says_what_is_missing():
 
 
 def test_the_readme_names_what_is_missing_and_gives_welchs_interval():
-    told = tables.verdicts(confirmation_of(floor()), confirmed=True)
+    told = tables.sentences(confirmation_of(floor()), [], confirmed=True)
     assert told[0].startswith("C12, field-wise − conventional (the paper's network") and told[0].endswith("; yes.")
-    assert "+0.100 in AUC (Welch +0.0" in told[0] and told[2].startswith("C4, field-wise − conventional, grouped (")
-    sealed = tables.verdicts(floor())
-    assert sealed[0].endswith("; not decided: above 0 on test patches.")
+    assert "+0.100 in AUC (Welch +0.0" in told[0]
+    assert contrasts.sentences(floor())[2].startswith("C4, field-wise − conventional, grouped (")
+    sealed = tables.sentences(floor(), [], confirmed=False)
+    assert sealed[0].endswith("; not decided: above 0 on test patches.") and "sealed" in sealed[-1]
     assert tables.third_row([]) == ["The paper's third row: not run (`D4_densenet`, `densenet`)."]
     assert tables.third_row([run("D4_densenet", 0.9), run("densenet", 0.9)]) == []
 

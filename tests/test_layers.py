@@ -4,6 +4,7 @@ import pytest
 import torch
 from e2cnn import nn as enn
 from e2cnn.nn import GeometricTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from equilib.fields import Group, channel_permutation, rotate_field
 from equilib.filters import steerable_basis
@@ -103,6 +104,84 @@ def test_field_batch_norm_in_mixed_precision():
     assert (y.float() - exact).abs().max() < 0.03
     y.float().square().sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("how", ["blocks", "compiled"])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(4, 24, 5, 5), (32, 24, 33, 33), (2, 1200, 40, 40)])
+def test_bfloat16_is_summed_in_single_precision_and_rounded_once(shape, relu, how):
+    """Against the formula in double precision, on values whose mean is large beside their spread."""
+    group = Group.parse("C12")
+    x = (torch.randn(shape) + 20).bfloat16()
+    direction = torch.randn(shape).bfloat16()
+    weight = torch.empty(shape[1] // group.order).uniform_(0.5, 2)
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        norm = FieldBatchNorm(group, shape[1]).to(torch.promote_types(dtype, torch.float32))
+        norm.weight.data.copy_(weight)
+        field = GeometricTensor(x.detach().to(dtype).requires_grad_(), norm.in_type)
+        run = torch.compile(norm, backend="eager") if how == "compiled" and dtype == torch.bfloat16 else norm
+        y = run(field, relu=relu).tensor
+        assert y.dtype == dtype
+        y.backward(direction.to(dtype))
+        statistics = torch.stack([norm.running_mean, norm.running_var])
+        gradients = torch.stack([norm.weight.grad, norm.bias.grad])
+        found.append([value.double() for value in (y.detach(), field.tensor.grad, statistics, gradients)])
+    (y, dx, statistics, gradients), exact = found[0], found[1]
+    assert torch.allclose(statistics, exact[2], rtol=1e-5)
+    # Half a unit in the last of 8 bits, and what single precision leaves of 20 where y is next to nothing.
+    assert ((y - exact[0]).abs() <= exact[0].abs() / 2**8 + 1e-4).all()
+    # A ReLU passes the gradient where the rounded output is positive: so where the exact one is, but for a few.
+    ours = torch.isclose(dx, exact[1], rtol=1 / 2**8, atol=1e-3)
+    assert ours.all() if not relu else ours.float().mean() > 0.999
+    assert (gradients - exact[3]).abs().max() < 1e-3 * exact[3].abs().max()
+
+
+class _Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that an operation inside makes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return result
+
+
+def test_bfloat16_is_never_copied_whole_into_single_precision():
+    norm = FieldBatchNorm(Group.parse("C4"), 1200)
+    x = torch.randn(2, 1200, 40, 40).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    kept = []
+    with (
+        _Largest() as largest,
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.nbytes) or tensor, lambda kept: kept
+        ),
+    ):
+        norm(GeometricTensor(x, norm.in_type), relu=True).tensor.backward(torch.ones_like(x))
+    assert largest.bytes == x.nbytes
+    assert 2 * x.nbytes <= sum(kept) < 2.01 * x.nbytes, "the input and the output, for the gradient"
+    with torch.no_grad(), _Largest() as largest:
+        norm.eval()(GeometricTensor(x, norm.in_type))
+    assert largest.bytes == x.nbytes
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_field_batch_norm_in_bfloat16_commutes_with_quarter_turns(training):
+    """Up to the order of sums, which moves few values, by a unit of the last of 8 bits."""
+    group = Group.parse("C12")
+    norm = FieldBatchNorm(group, 24).train(training)
+    torch.nn.init.uniform_(norm.weight, 0.5, 2)
+    x = (torch.randn(8, 24, 9, 9) + 3).bfloat16()
+
+    def run(field):
+        return norm(GeometricTensor(field, norm.in_type)).tensor
+
+    expected, actual = rotate_field(run(x), group, 3), run(rotate_field(x, group, 3))
+    assert torch.allclose(expected, actual, rtol=1 / 2**7, atol=1e-3)
+    assert (expected == actual).float().mean() > 0.99 if training else torch.equal(expected, actual)
 
 
 @pytest.mark.parametrize("group", ["C4", "C12", "D4"])
