@@ -10,7 +10,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.
 # What `make check` tests: modules that train nothing and open no browser.
 FAST := fields filters grids house int8 layers pcam results study tissue variant
 
-.PHONY: lab lint check test mutation notebooks student site demo repository bench clean
+.PHONY: lab lint check test mutation notebooks student site demo repository package bench clean
 .DELETE_ON_ERROR:
 
 # Notebooks train, too: the allocator's settings of equilib/cli/allocator.py, unless others are set.
@@ -61,6 +61,10 @@ site: $(STAMP)
 # After a fork: make repository URL=https://github.com/someone/equilib
 repository: $(STAMP)
 	$(BIN)/python -m equilib.notebooks repository $(URL)
+
+# The wheel and the sdist, in dist/, and what is in them.
+package: $(STAMP)
+	$(BIN)/python .ci/package.py dist
 
 # Speed and memory, side by side, then every runtime; takes an hour and more, and wants a quiet machine.
 # BENCH_OPTIONS=--short: few repeats, and only what a busy machine would spoil; ten minutes or so.

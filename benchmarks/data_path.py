@@ -11,6 +11,7 @@ import torch
 from training_step import BATCH
 
 from equilib.pcam import Patches, collate, crop, normalize, shuffled_order, split_path, turn_and_reflect
+from equilib.progress import bar
 
 
 def data_path(quick: bool, step_seconds: float) -> list[dict]:
@@ -26,7 +27,7 @@ def data_path(quick: bool, step_seconds: float) -> list[dict]:
         "chunks of 32 patches, gzip": {"chunks": (32, 96, 96, 3), "compression": "gzip"},
     }
     rows = []
-    for name, options in layouts.items():
+    for name, options in bar(layouts.items(), words="data path", unit="layout"):
         with tempfile.TemporaryDirectory() as folder:
             with h5py.File(split_path(folder, "train", "x"), "w") as file:
                 file.create_dataset("x", data=images, **options)

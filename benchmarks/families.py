@@ -1,20 +1,23 @@
 """The DenseNet beside MobileNetV2: parameters, multiply-accumulates, files, latency, and what a step of training takes.
 
-    python benchmarks/families.py [--quick] [--save]
+    python benchmarks/families.py [--quick] [--only-memory] [--save]
 
 Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
-processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save`
-keeps the figures in results/families.json and renews the table in benchmarks/README.md.
+processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  Memory is
+that of a process of its own.  `--save` keeps the figures in results/families.json and renews the table in
+benchmarks/README.md; with `--only-memory` the times stay, and the machine that they were measured on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from fresh import in_fresh_process
 from timing import interleaved
 from training_step import BATCH, batch, step_of
 
@@ -22,12 +25,14 @@ from equilib import device, marks
 from equilib.deploy import deploy
 from equilib.equivariance import run_model
 from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
+from equilib.progress import bar
 from equilib.results import environment, markdown_table, write_json
 from equilib.runs import ARCHITECTURES
 from equilib.variant import Variant
 
 HERE = Path(__file__).parent
 SAVED, README = HERE.parent / "results" / "families.json", HERE / "README.md"
+MAIN_README = HERE.parent / "README.md"
 VARIANTS = (
     Variant("conventional", divisor=24),
     Variant("equivariant", "C4", "fieldwise", divisor=24),
@@ -42,7 +47,7 @@ BATCHES = {1: 8, 32: 1}  # patches at once, and calls in a row: before a short c
 def networks(folder: Path) -> dict[str, dict]:
     """Of each variant the network, its figures that need no clock, and its sessions in both precisions."""
     found = {}
-    for variant in VARIANTS:
+    for variant in bar(VARIANTS, words="exports", unit="network"):
         torch.manual_seed(0)
         config = ARCHITECTURES[variant.family](**variant.architecture)
         size = config.input_size
@@ -56,7 +61,8 @@ def networks(folder: Path) -> dict[str, dict]:
             "macs": sum(layer.macs for layer in count_costs(plain, size)),
             "bytes": {"FP32": fp32.stat().st_size, "INT8": int8.stat().st_size},
         }
-        sessions = {"FP32": device.session(fp32), "INT8": device.session(int8)}
+        files = {"FP32": fp32, "INT8": int8}
+        sessions = {key: {n: device.session(path, batch=n) for n in BATCHES} for key, path in files.items()}
         found[variant.timed_as] = {"network": network, "figures": figures, "sessions": sessions}
     return found
 
@@ -71,12 +77,13 @@ def measure(quick: bool) -> dict[str, dict]:
             for label, one in found.items():
                 size = one["figures"]["input"]
                 images = torch.randn(patches, 3, size, size, generator=torch.Generator().manual_seed(0))
-                for precision, session in one["sessions"].items():
-                    run = lambda session=session, images=images: run_model(session, images)  # noqa: E731
+                for precision, sessions in one["sessions"].items():
+                    run = lambda session=sessions[patches], images=images: run_model(session, images)  # noqa: E731
                     cases[label, precision, patches] = run
-            latency |= interleaved(cases, 1 if quick else 7, calls=1 if quick else calls, clock=time.process_time)
+            rounds, calls, words = 1 if quick else 7, 1 if quick else calls, f"latency, batch {patches}"
+            latency |= interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words)
         steps = {label: step_of(one["network"], *batch(label, one["figures"]["input"])) for label, one in found.items()}
-        step = interleaved(steps, 1 if quick else 5, clock=time.process_time)
+        step = interleaved(steps, 1 if quick else 5, clock=time.process_time, words="steps of training")
     result = {}
     for label, one in found.items():
         times = {
@@ -85,6 +92,14 @@ def measure(quick: bool) -> dict[str, dict]:
         }
         result[label] = one["figures"] | {"ms": times, "step_seconds": round(step[label], 4)}
     return result
+
+
+def memory() -> dict[str, float]:
+    """The memory of three training steps of each network, in MiB, by its name."""
+    return {
+        variant.timed_as: round(in_fresh_process("family", variant.timed_as, variant.width, variant.group)["mib"], 1)
+        for variant in VARIANTS
+    }
 
 
 def table(saved: dict) -> str:
@@ -103,24 +118,47 @@ def table(saved: dict) -> str:
                     for batch in BATCHES
                 },
                 f"training step, {BATCH} patches [s]": f"{one['step_seconds']:.2f}",
+                "memory of training [MiB]": f"{one['step_mib']:.0f}",
             }
         )
     machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())
-    return f"{markdown_table(rows)}\n\nMeasured on: {machine}."
+    apart = "; ".join(f"{key} {value}" for key, value in saved["memory"].items())
+    return f"{markdown_table(rows)}\n\nMeasured on: {machine}. Memory: {apart}."
+
+
+def cost(saved: dict) -> str:
+    """What training the paper's network takes beside the conventional one of its channels, in a sentence."""
+    conventional, paper = (saved["networks"][variant.timed_as] for variant in (VARIANTS[0], VARIANTS[2]))
+    seconds, mib = ([one[key] for one in (paper, conventional)] for key in ("step_seconds", "step_mib"))
+    return (
+        f"A step of {BATCH} patches, field-wise C12 against the conventional network of its channels: {seconds[0]:.2f} against "
+        f"{seconds[1]:.2f} s of one thread, {mib[0]:.0f} against {mib[1]:.0f} MiB "
+        "([more](benchmarks/README.md#densenet-and-mobilenetv2); whole trainings: notebook 07, section 7)."
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
+    parser.add_argument("--only-memory", action="store_true", help="measure the memory anew, keep the saved times")
     parser.add_argument("--save", action="store_true", help="keep the figures and renew the README's table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
-    saved = {"environment": here, "networks": measure(options.quick)}
+    if options.only_memory:
+        saved = json.loads(SAVED.read_text())
+    else:
+        saved = {"environment": here, "networks": measure(options.quick)}
+    saved["memory"] = {key: here[key] for key in ("revision", "machine", "torch", "date")}
+    for label, mib in memory().items():
+        saved["networks"][label]["step_mib"] = mib
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)
-        marks.write("families", table(saved), README)
+        readme = SAVED.with_name("README.md")
+        marks.write("families", table(saved), readme)
+        marks.write("cost", cost(saved), MAIN_README)
+        print(f"figures: {SAVED}; table: {readme}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def in_fresh_process(part: str, network: str, width: float, group: str, precision: str = "float32") -> dict:
-    """What this file prints of a part, ``"memory"`` or ``"construction"``, run by itself."""
+    """What this file prints of a part, ``"memory"``, ``"family"`` or ``"construction"``, run by itself."""
     command = [sys.executable, __file__, part, network, str(width), group, precision]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
@@ -40,6 +40,25 @@ def memory(variant: str, width: float, group: str, precision: str) -> dict[str, 
     return {"mib": peak_mib() - before}
 
 
+def family(label: str, width: float, group: str, precision: str) -> dict[str, float]:
+    """The same for a network of benchmarks/families.py, by its name there."""
+    import families
+    import torch
+    from training_step import batch, step_of
+
+    from equilib.mobilenet import build
+    from equilib.runs import ARCHITECTURES
+
+    torch.set_num_threads(1)
+    (variant,) = [one for one in families.VARIANTS if one.timed_as == label]
+    config = ARCHITECTURES[variant.family](**variant.architecture)
+    before = peak_mib()
+    step = step_of(build(variant.kind, config), *batch(label, config.input_size), precision)
+    for _ in range(3):
+        step()
+    return {"mib": peak_mib() - before}
+
+
 def construction(kind: str, width: float, group: str, precision: str) -> dict[str, float]:
     """Seconds to import the package, and to build a network once its layers are imported."""
     start = time.perf_counter()
@@ -57,5 +76,6 @@ def construction(kind: str, width: float, group: str, precision: str) -> dict[st
 
 if __name__ == "__main__":
     name, network, width, group, precision = sys.argv[1:]
-    measured = {"memory": memory, "construction": construction}[name](network, float(width), group, precision)
+    parts = {"memory": memory, "family": family, "construction": construction}
+    measured = parts[name](network, float(width), group, precision)
     print(json.dumps(measured))

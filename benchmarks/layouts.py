@@ -2,8 +2,8 @@
 
     python benchmarks/layouts.py [--runtimes onnxruntime openvino] [--quick] [--save]
 
-Field-wise networks with k fields in one group (k = 1 is as written), and strict ones with padded depthwise channels, each
-beside the conventional network of the same channels; INT8 and FP32, one thread, interleaved.  Medians of processor time,
+Field-wise networks with k fields in one group (k = 1 is as written) or cut into dense pieces, and strict ones with padded
+depthwise channels, each beside the conventional network of the same channels; INT8 and FP32, one thread, interleaved.  Medians of processor time,
 which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save` keeps the figures
 in benchmarks/layouts.json, under this architecture and runtime.
 """
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from dataclasses import astuple, fields
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -25,16 +26,20 @@ from unittest.mock import patch
 import onnx
 import torch
 
-from equilib import device, layouts, runtimes
+from equilib import device, layouts, marks, runtimes
 from equilib.deploy import deploy
 from equilib.layouts import Layout, architecture, rewrite
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
+from equilib.progress import bar
 from equilib.results import environment, markdown_table, shipped_int8, write_json
 from equilib.training import shipped_network
 
 SAVED = Path(__file__).parent / "layouts.json"
+README = SAVED.with_name("README.md")
 MULTIPLES = {"x86_64": 16, "aarch64": 8}  # of channels, that onnxruntime's depthwise kernels want (convsym.cpp)
 FIELDS = {"1": 1, "2": 2, "4": 4, "8": 8, "12": 12, "all": 10_000}  # in one group, at most; as many as divide them
+PIECES = (16, 32, 48)  # channels of a dense convolution, at least; what cannot be cut is merged up to 48
+BATCHES = {1: (8, 9), 4: (2, 7), 32: (1, 5)}  # calls in a row, else what ran before them counts; and rounds
 # Name: trained network that comes with the project, or kind and configuration of a fresh one; and the size of its fields.
 # Random weights take the same time.
 WIDE = {"width": 0.35, "divisor": 24}
@@ -49,7 +54,7 @@ NETWORKS = {
 def files(folder: Path) -> dict[tuple[str, str], Path]:
     """INT8 and FP32 files of all networks; those that come with the project are copies of the shipped ones."""
     paths = {}
-    for name, (source, _) in NETWORKS.items():
+    for name, (source, _) in bar(NETWORKS.items(), words="exports", unit="network"):
         if isinstance(source, str):
             network = shipped_network(source)
             paths[name, "INT8"] = Path(copy(shipped_int8(source), folder))
@@ -65,15 +70,21 @@ def variants(name: str) -> dict[str, Layout]:
     """The layouts to be compared for a network, by name."""
     _, field_size = NETWORKS[name]
     if field_size > 1:
-        return {f"k = {label}": Layout(k * field_size if k > 1 else 1) for label, k in FIELDS.items()}
+        merged = {f"k = {label}": Layout(k * field_size if k > 1 else 1) for label, k in FIELDS.items()}
+        return merged | {f"pieces of {channels}": Layout(48, 1, channels) for channels in PIECES}
     multiple = MULTIPLES.get(architecture(), 16)
     return {"as written": Layout(), f"padded to {multiple}": Layout(1, multiple)}
+
+
+def as_it_is(path, *_, **__) -> str:
+    """Instead of :func:`equilib.layouts.prepared`."""
+    return str(path)
 
 
 def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> dict:
     """Milliseconds by network, precision, layout and batch size."""
     models = {}
-    for (name, precision), path in paths.items():
+    for (name, precision), path in bar(paths.items(), words="rewriting", unit="file"):
         model = onnx.load(path)
         for label, layout in variants(name).items():
             rewritten = rewrite(model, layout)
@@ -81,13 +92,13 @@ def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> di
                 continue  # nothing to pad
             other = path.with_name("rewritten.onnx")
             onnx.save(rewritten, other)
-            with patch.object(device, "prepared", str), patch.object(runtimes, "prepared", lambda p, _: str(p)):
+            with patch.object(device, "prepared", as_it_is), patch.object(runtimes, "prepared", as_it_is):
                 models[name, precision, label] = runtimes.RUNTIMES[runtime].load(other)
     milliseconds: dict = {}
-    for batch, calls, rounds in ((1, 8, 9), (32, 1, 5)):  # short calls in a row, else what ran before them counts
+    for batch, (calls, rounds) in BATCHES.items():
         images = torch.randn(batch, 3, 95, 95, generator=torch.Generator().manual_seed(0))
         seconds = defaultdict(list)
-        for count in range(2 if quick else rounds + 1):
+        for count in bar(range(2 if quick else rounds + 1), words=f"{runtime}, batch {batch}", unit="round"):
             for key, model in models.items():
                 start = time.process_time()
                 for _ in range(1 if quick else calls):
@@ -115,26 +126,48 @@ def tables(milliseconds: dict) -> str:
     return markdown_table(rows)
 
 
-def ranking(milliseconds: dict, precision: str) -> dict[Layout, float]:
-    """How long each layout takes, relative to as written: geometric means over networks and batch sizes, fastest first."""
+def page(saved: dict) -> str:
+    """INT8 by layout and batch, beside the conventional network with padded channels; bold is what sessions take."""
+    parts = []
+    for key, figures in saved.items():
+        machine, runtime = key.split(", ")
+        rows, milliseconds = [], figures["milliseconds"]
+        reference = list(milliseconds["conventional"]["INT8"].values())[-1]
+        for name, precisions in milliseconds.items():
+            for label, times in precisions["INT8"].items():
+                row = {"INT8": name, "layout": label}
+                for batch, ms in times.items():
+                    chosen = layouts.measured_layout("INT8", runtime, machine, batch=int(batch))
+                    mark = "**" if label == fitting(name, precisions["INT8"], chosen) else ""
+                    row[f"batch {batch}, ms"] = f"{mark}{ms:.2f} (×{ms / reference[batch]:.2f}){mark}"
+                rows.append(row)
+        measured = ", ".join(f"{name} {value}" for name, value in figures["environment"].items())
+        parts.append(f"{markdown_table(rows)}\n\n{runtime} on {machine}: {measured}.")
+    return "\n\n".join(parts)
+
+
+def fitting(name: str, rows: dict, layout: Layout) -> str:
+    """Of the layouts that were measured for a network, the one that this layout comes to."""
+    allowed = [
+        label
+        for label, other in variants(name).items()
+        if label in rows and all(mine <= its for mine, its in zip(astuple(other), astuple(layout)))
+    ]
+    return allowed[-1]
+
+
+def ranking(milliseconds: dict, precision: str, batch: int) -> dict[Layout, float]:
+    """How long each layout takes, relative to as written: geometric means over networks, fastest first."""
     layouts_ = {layout for name in NETWORKS for layout in variants(name).values()}
-    widths, multiples = ({getattr(one, name) for one in layouts_} for name in ("group_channels", "depthwise_multiple"))
+    values = [sorted({astuple(layout)[i] for layout in layouts_}) for i in range(len(fields(Layout)))]
 
     def relative(name, layout):
         rows = milliseconds[name][precision]
-        allowed = [
-            label
-            for label, other in variants(name).items()
-            if label in rows
-            and other.group_channels <= layout.group_channels
-            and other.depthwise_multiple <= layout.depthwise_multiple
-        ]
-        as_written = next(iter(rows.values()))
-        return [rows[allowed[-1]][batch] / as_written[batch] for batch in as_written]
+        return rows[fitting(name, rows, layout)][str(batch)] / next(iter(rows.values()))[str(batch)]
 
     result = {
-        layout: statistics.geometric_mean([ratio for name in NETWORKS for ratio in relative(name, layout)])
-        for layout in (Layout(*pair) for pair in product(sorted(widths), sorted(multiples)))
+        layout: statistics.geometric_mean([relative(name, layout) for name in NETWORKS])
+        for layout in (Layout(*choice) for choice in product(*values))
     }
     return dict(sorted(result.items(), key=lambda item: item[1]))
 
@@ -155,14 +188,18 @@ def main() -> None:
             print(f"{runtime} on {architecture()}; {', '.join(f'{key} {value}' for key, value in machine.items())}\n")
             print(tables(milliseconds))
             for precision in ("INT8", "FP32"):
-                print(f"\n{precision}, time relative to as written, of all together:")
-                for layout, ratio in list(ranking(milliseconds, precision).items())[:4]:
-                    print(f"    {ratio:.3f} {layout}")
-                print(f"    equilib.layouts has {layouts.measured_layout(precision, runtime)}", flush=True)
+                for batch in BATCHES:
+                    print(f"\n{precision}, {batch} at once, time relative to as written, of all together:")
+                    for layout, ratio in list(ranking(milliseconds, precision, batch).items())[:4]:
+                        print(f"    {ratio:.3f} {layout}")
+                    chosen = layouts.measured_layout(precision, runtime, batch=batch)
+                    print(f"    equilib.layouts has {chosen}", flush=True)
             if options.save:
                 saved = json.loads(SAVED.read_text()) if SAVED.exists() else {}
                 saved[f"{architecture()}, {runtime}"] = {"environment": machine, "milliseconds": milliseconds}
                 write_json(SAVED, saved)
+                marks.write("layouts", page(saved), README)
+                print(f"figures: {SAVED}")
 
 
 if __name__ == "__main__":

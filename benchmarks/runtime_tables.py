@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from equilib.results import markdown_table
+from equilib.runtimes import LABELS
 
 PRECISIONS = ("FP32", "INT8")
-LABELS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "OpenVINO",
-    "executorch": "ExecuTorch",
-    "node": "WebAssembly, Node",
-    "chromium": "WebAssembly, Chromium",
-    "onnxruntime on Arm": "onnxruntime, Arm (emulated)",
-}
 COLUMNS: dict[str, Callable[[dict], str | None]] = {
     "batch 1, ms": lambda row: _milliseconds(row, "1"),
     "batch 32, ms": lambda row: _milliseconds(row, "32"),
@@ -77,7 +70,7 @@ def tables(results: dict) -> str:
     return f"{_words(results)}\n\n{markdown_table(rows)}"
 
 
-SHORT = ("batch 1, ms", "batch 32, ms", "file, MB", "same bits under four turns")
+SHORT = ("batch 1, ms", "batch 32, ms", "same bits under four turns")
 
 
 def short_table(results: dict, runtime: str = "onnxruntime") -> str:

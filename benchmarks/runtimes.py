@@ -43,6 +43,7 @@ from equilib.doctor import BROWSERS
 from equilib.live import SIZE, describe
 from equilib.mobilenet import exported
 from equilib.pcam import PUBLISHED_SIZES, Patches, crop, normalize
+from equilib.progress import bar
 from equilib.results import environment, read_results, shipped_checkpoint, shipped_int8, shipped_results, write_json
 from equilib.runtimes import RUNTIMES
 from equilib.synthetic import cache_root, ensure_dataset
@@ -200,9 +201,12 @@ def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Sett
             folders[limit] = Path(folder) / f"first {limit}"
             folders[limit].mkdir()
             write_patches(folders[limit], setting.data, limit)
-        for runtime in dict.fromkeys(("onnxruntime", *runtimes)):
+        asked = tuple(dict.fromkeys(("onnxruntime", *runtimes)))
+        files = {runtime: made_of(names, runtime) for runtime in asked}
+        watched = bar(total=sum(map(len, files.values())), words="answers", unit="file")
+        for runtime in asked:
             rows: Rows = {}
-            for name, precision in made_of(names, runtime):
+            for name, precision in files[runtime]:
                 started = time.perf_counter()
                 path = file_of(name, precision, runtime, setting.files)
                 patches = folders[limits[runtime, precision]]
@@ -215,9 +219,11 @@ def measure_answers(names: Sequence[str], runtimes: Sequence[str], setting: Sett
                     "identical": float((logits == logits[:1]).all((0, 2)).mean()),
                     "patches": logits.shape[1],
                 }
-                print(f"answers, {runtime}, {name}, {precision}: {time.perf_counter() - started:.0f} s", flush=True)
+                watched.write(f"answers, {runtime}, {name}, {precision}: {time.perf_counter() - started:.0f} s")
+                watched.update()
             if runtime in runtimes:
                 yield runtime, rows
+        watched.close()
 
 
 def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Setting) -> Iterator[tuple[str, Rows]]:
@@ -226,17 +232,17 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     Gives each runtime with its rows, when it is done.
     """
     by_python = [runtime for runtime in runtimes if runtime in BY_PYTHON]
-    models = {
-        (runtime, name, precision): load(runtime, file_of(name, precision, runtime, setting.files))
-        for runtime in by_python
-        for name, precision in made_of(names, runtime)
-    }
-    found: dict[tuple, dict[str, float]] = {key: {} for key in models}
+    keys = [(runtime, *made) for runtime in by_python for made in made_of(names, runtime)]
+    found: dict[tuple, dict[str, float]] = {key: {} for key in keys}
     for batch, (calls, rounds) in CALLS.items():
         images = torch.randn(batch, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-        cases = {key: partial(model, images) for key, model in models.items()}
+        cases = {}
+        for runtime, name, precision in bar(keys, words=f"loading for batch {batch}", unit="file"):
+            path = file_of(name, precision, runtime, setting.files)
+            cases[runtime, name, precision] = partial(load(runtime, path, batch), images)
         rounds, calls = (1, 1) if setting.quick else (SHORT_ROUNDS if setting.short else rounds, calls)
-        for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time).items():
+        words = f"latency, batch {batch}"
+        for key, seconds in interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words).items():
             found[key][str(batch)] = round(1000 * seconds, 3)
     for runtime in by_python:
         rows: Rows = {}
@@ -247,7 +253,7 @@ def measure_latency(names: Sequence[str], runtimes: Sequence[str], setting: Sett
     calls = {batch: few or 2 * rounds for batch, (_, rounds) in CALLS.items()}
     for runtime in (runtime for runtime in runtimes if runtime in wasm.PLACES):
         rows = {}
-        for name, precision in made_of(names, runtime):
+        for name, precision in bar(made_of(names, runtime), words=f"latency, {runtime}", unit="file"):
             times = wasm.run(runtime, file_of(name, precision, runtime, setting.files), calls=calls)["milliseconds"]
             rows.setdefault(name, {})[precision] = {
                 "milliseconds": {batch: round(ms, 2) for batch, ms in times.items()}
@@ -347,6 +353,7 @@ def main() -> None:
             return
     marks.write("make bench: runtimes", tables(read_results(SAVED)), README)
     marks.write("latency", short_table(read_results(SAVED)), MAIN_README)
+    print(f"figures: {SAVED}; tables: {README}, {MAIN_README}")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ from timing import interleaved
 from training_step import BATCH, batch, training_step
 
 from equilib import device, dfq, int8, marks
+from equilib.compat import WARNING
 from equilib.mobilenet import KINDS, exported
 from equilib.pcam import input_range
+from equilib.progress import bar
 from equilib.results import bfloat16_instructions, environment, written_whole
 
 HERE = Path(__file__).parent
@@ -63,7 +65,8 @@ def training(pace: str) -> list[dict]:
     for width, group, repeats in settings(pace):
         for precision, variants in precisions():
             cases = {variant: training_step(variant, width, group, precision) for variant in variants}
-            seconds = interleaved(cases, repeats, clock=time.process_time)
+            words = f"training, width {width}, {group}, {precision}"
+            seconds = interleaved(cases, repeats, clock=time.process_time, words=words)
             row = {"width": width, "group": group, "precision": precision, "seconds": seconds}
             rows.append(row | {"ratio": against_conventional(seconds)})
     return rows
@@ -87,7 +90,8 @@ def inference(pace: str) -> list[dict]:
             return run
 
         cases = {name: runner(name, net) for name, net in nets.items()}
-        seconds = interleaved(cases, repeats, clock=time.process_time)
+        words = f"inference, width {width}, {group}"
+        seconds = interleaved(cases, repeats, clock=time.process_time, words=words)
         rows.append({"width": width, "group": group, "seconds": seconds, "ratio": against_conventional(seconds)})
     return rows
 
@@ -95,7 +99,7 @@ def inference(pace: str) -> list[dict]:
 def memory(pace: str) -> list[dict]:
     """Growth of the resident set over that of a process that has only imported everything."""
     rows = []
-    for width, group, _ in settings(pace):
+    for width, group, _ in bar(settings(pace), words="memory", unit="setting"):
         for precision, variants in precisions():
             options = (width, group, precision)
             mib = {variant: in_fresh_process("memory", variant, *options)["mib"] for variant in variants}
@@ -106,7 +110,7 @@ def memory(pace: str) -> list[dict]:
 
 def construction(pace: str) -> list[dict]:
     rows = []
-    for width, group, _ in settings(pace):
+    for width, group, _ in bar(settings(pace), words="construction", unit="setting"):
         for kind in KINDS:
             runs = [in_fresh_process("construction", kind, width, group) for _ in range(1 if pace == "quick" else 3)]
             medians = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
@@ -120,7 +124,7 @@ def deployment(pace: str) -> list[dict]:
     for width, group, repeats in settings(pace):
         sessions, row = {}, {"width": width, "group": group, "size_mb": {}, "seconds": {}, "latency_ms": {}}
         with tempfile.TemporaryDirectory() as folder:
-            for kind in OURS:
+            for kind in bar(OURS, words=f"exports, width {width}, {group}", unit="network"):
                 plain = exported(network(kind, width, group))
                 start = time.perf_counter()
                 equalized = dfq.absorb_high_bias(dfq.equalize(dfq.fold_batch_norm(plain))[0])[0]
@@ -130,15 +134,16 @@ def deployment(pace: str) -> list[dict]:
                     path = device.export_onnx(model, Path(folder) / f"{kind}_{name}.onnx", 95)
                     row["seconds"][f"{kind}, {name} export"] = time.perf_counter() - start
                     row["size_mb"][f"{kind}, {name}"] = path.stat().st_size / 1e6
-                    sessions[f"{kind}, {name}"] = device.session(path, threads=1)
+                    sessions[f"{kind}, {name}"] = {n: device.session(path, batch=n) for n in (1, BATCH)}
             for size in (1, BATCH):
                 images = np.random.default_rng(0).normal(size=(size, 3, 95, 95)).astype(np.float32)
                 cases = {
-                    name: lambda session=session, images=images: session.run(None, {"images": images})
-                    for name, session in sessions.items()
+                    name: lambda session=by_batch[size], images=images: session.run(None, {"images": images})
+                    for name, by_batch in sessions.items()
                 }
                 rounds, calls = (1, 1) if pace == "quick" else (2 * repeats, 4 if size == 1 else 1)
-                seconds = interleaved(cases, rounds, calls=calls, clock=time.process_time)
+                words = f"latency, width {width}, {group}, batch {size}"
+                seconds = interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words)
                 row["latency_ms"][str(size)] = {name: 1000 * value for name, value in seconds.items()}
         rows.append(row)
     return rows
@@ -164,11 +169,12 @@ def measure(names: Sequence[str], pace: str) -> dict:
     here = {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}, "divisor": DIVISOR}
     here |= {"notes": ["few repeats"]} if pace == "short" else {}
     results["measured"] = results.get("measured", {}) | dict.fromkeys(names, here)
-    for name in names:
+    watched = bar(names, words="all parts", unit="part")
+    for name in watched:
         start = time.perf_counter()
         step = [results["training"][0]["seconds"]["conventional"]] if name == "data_path" else []
         results[name] = PARTS[name](pace, *step)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        watched.write(f"{name}: {time.perf_counter() - start:.0f} s")
     return results
 
 
@@ -188,7 +194,7 @@ def main() -> None:
     )
     command.add_argument("--only", nargs="+", choices=PARTS, help="these, the others stay")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8")  # e2cnn's, at construction
+    warnings.filterwarnings("ignore", message=WARNING)  # e2cnn's, at construction
     anew = options.command == "measure"
     if anew:
         pace = "quick" if options.quick else "short" if options.short else "full"
@@ -203,6 +209,7 @@ def main() -> None:
         with written_whole(SAVED) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
     marks.write("make bench", tables(results), README)
+    print(f"figures: {SAVED}; tables: {README}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Interleaved timing."""
+"""Interleaved timing, under a bar: what it draws stands between the clock's readings, not in them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import gc
 import statistics
 import time
 
+from equilib.progress import bar
 
-def interleaved(cases: dict, repeats: int, *, calls: int = 1, clock=time.perf_counter) -> dict:
+
+def interleaved(cases: dict, repeats: int, *, calls: int = 1, clock=time.perf_counter, words: str = "timing") -> dict:
     """Median seconds of each callable.
 
     Args:
         cases: name to callable.
         calls: in a row, of which the mean counts: short ones would measure what ran before them.
+        words: what is timed, for the bar.
         clock: by default the time that passes; ``time.process_time`` is disturbed less by other programs.
 
     Every round runs every case once, so that a slow spell of the machine meets all of them; the first round warms up and
     does not count.
     """
     seconds = {name: [] for name in cases}
-    for round_number in range(repeats + 1):
-        gc.collect()  # between rounds: with many networks in memory it takes longer than a call
-        for name, run in cases.items():
-            start = clock()
-            for _ in range(calls):
-                run()
-            if round_number:
-                seconds[name].append((clock() - start) / calls)
+    with bar(total=(repeats + 1) * len(cases), words=words, unit="case") as watched:
+        for round_number in range(repeats + 1):
+            gc.collect()  # between rounds: with many networks in memory it takes longer than a call
+            for name, run in cases.items():
+                start = clock()
+                for _ in range(calls):
+                    run()
+                if round_number:
+                    seconds[name].append((clock() - start) / calls)
+                watched.update()
     return {name: statistics.median(values) for name, values in seconds.items()}

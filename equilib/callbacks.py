@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from pathlib import Path
 
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
+from equilib.progress import bar
 from equilib.results import written_whole
 from equilib.runs import read_checkpoint, save_checkpoint, write_rows
 
@@ -56,11 +58,11 @@ class History(Callback):
 
     @staticmethod
     def _print(row):
-        print(
+        tqdm.write(  # which makes room above a bar
             f"epoch {row['epoch']:3d}  train loss {row['train_loss']:.3f}"
-            f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %",
-            flush=True,
+            f"  valid loss {row['valid_loss']:.3f}  valid accuracy {100 * row['valid_accuracy']:.1f} %"
         )
+        sys.stdout.flush()
 
 
 class Curves(Callback):
@@ -89,28 +91,31 @@ class Curves(Callback):
             warnings.warn(f"{self.path} is not drawn ({error}); the training goes on", stacklevel=2)
 
 
-class Bar(TQDMProgressBar):
-    """Lightning's bar of an epoch, which also says how long all epochs will still take."""
+class Bar(Callback):
+    """One bar for all epochs, so that its estimate is that of the whole training; an earlier start's steps are done."""
 
     def __init__(self):
-        super().__init__(leave=True)
-        self._start = (0, 0.0)
+        self.bar = None
 
     def on_train_start(self, trainer, module):
-        super().on_train_start(trainer, module)
-        self._start = (trainer.global_step, time.monotonic())
+        if trainer.is_global_zero:
+            total = int(trainer.estimated_stepping_batches)
+            self.bar = bar(total=total, done=trainer.global_step, words="training", unit="step")
 
-    def get_metrics(self, trainer, module):
-        first, began = self._start
-        left = seconds_left(
-            first, trainer.global_step, int(trainer.estimated_stepping_batches), time.monotonic() - began
-        )
-        return super().get_metrics(trainer, module) | ({} if left is None else {"left": tqdm.format_interval(left)})
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if self.bar is not None:
+            self.bar.set_description(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
 
+    def on_train_end(self, trainer, module):
+        self._close()
 
-def seconds_left(first: int, now: int, last: int, seconds: float) -> float | None:
-    """What the steps until ``last`` take at the pace of those from ``first`` to ``now``; None before there was one."""
-    return None if now <= first else seconds * (last - now) / (now - first)
+    def on_exception(self, trainer, module, exception):
+        self._close()
+
+    def _close(self):
+        if self.bar is not None:
+            self.bar.close()
 
 
 def _clocks() -> dict[str, float]:

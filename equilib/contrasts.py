@@ -335,6 +335,31 @@ def contrast_rows(runs: Sequence[Run], *, confirmed: bool = False) -> list[dict[
     return rows
 
 
+def short(label: str) -> str:
+    """A network's label without the recipe, which is one for all of the plan."""
+    return label.removesuffix(f", {ANY_ANGLE}")
+
+
+def sentences(runs: Sequence[Run], *, confirmed: bool = False) -> list[str]:
+    """A sentence for each primary and secondary contrast of the plan: what was found, and the verdict.
+
+    Args:
+        runs: as :func:`of_plan` gives them; with their confirmation patches where these count (``confirmed``).
+    """
+    found = []
+    for contrast in CONTRASTS:
+        if contrast.level == "part":
+            continue
+        names = " − ".join(short(NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
+        area, points = (compare(runs, contrast, measure) for measure in (DECIDES, "accuracy, test"))
+        interval = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
+        numbers = f"{area.mean:+.3f} in AUC{interval}, {100 * points.mean:+.1f} points, "
+        numbers += f"{area.runs[0]} and {area.runs[1]} seed(s); "
+        again = compare(runs, contrast, CONFIRMS) if confirmed else None
+        found.append(f"{names} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area, again)}.")
+    return found
+
+
 def difference_text(measure: str, difference: Difference) -> str:
     """A difference with both its intervals: of accuracy in percentage points, of areas as they are."""
     if np.isnan(difference.mean):

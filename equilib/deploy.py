@@ -69,6 +69,9 @@ def writer(path: str | Path) -> Callable[..., Path]:
     return device.export_onnx
 
 
+STEPS = 7  # export, fold, equalize, absorb, correct, round, write
+
+
 def deploy(
     network: nn.Module,
     path: str | Path,
@@ -78,6 +81,7 @@ def deploy(
     absorb: bool = True,
     correct: bool = False,
     scheme: int8.Scheme = int8.W8A8,
+    step_done: Callable[[], object] = bool,
 ) -> Deployed:
     """Export, fold, equalize, absorb, quantize (data-free ranges) and write the file; no step needs data.
 
@@ -89,6 +93,7 @@ def deploy(
         absorb: high biases into the next layer (:func:`equilib.dfq.absorb_high_bias`).
         correct: take the expected error of rounded weights off the biases (:func:`equilib.dfq.correct_bias`).
         scheme: bits and scales; by default the paper's W8A8, per tensor.
+        step_done: called after each of :data:`STEPS` steps, for a bar.
 
     Raises:
         ValueError: a scheme that cannot be exported (:func:`equilib.device.export_onnx`), or another ending.
@@ -97,23 +102,30 @@ def deploy(
     write = writer(path)
     size = network.config.input_size
     plain = exported(network)
+    step_done()
     folded = equalized = dfq.fold_batch_norm(plain)
+    step_done()
     steps = []
     if equalize:
         equalized, report = dfq.equalize(folded, per_field=per_field)
         steps.append(f"{len(report.pairs)} pairs equalized")
+    step_done()
     absorbed = equalized
     if absorb:
         absorbed, absorption = dfq.absorb_high_bias(equalized)
         moved = sum(int((amount > 0).sum()) for amount in absorption.absorbed.values())
         steps.append(f"biases of {moved} channels absorbed")
+    step_done()
     corrected = absorbed
     if correct:
         corrected, correction = dfq.correct_bias(absorbed, lambda layer: int8.rounded_weight(layer, scheme), size)
         steps.append(f"biases of {len(correction.corrected)} layers corrected")
+    step_done()
     simulated = int8.quantize(corrected, input_range(), scheme=scheme)
     steps.append(f"{scheme.weight_bits}-bit weights, {scheme.activation_bits}-bit activations")
+    step_done()
     onnx = write(simulated, path, size)
+    step_done()
     return Deployed(network, plain, folded, equalized, absorbed, corrected, simulated, onnx, tuple(steps))
 
 

@@ -226,12 +226,13 @@ def _store_integers(model) -> None:
         graph.initializer.remove(tensor)
 
 
-def session(path: str | Path, *, threads: int = 1, layout: Layout | None = None):
+def session(path: str | Path, *, threads: int = 1, batch: int = 1, layout: Layout | None = None):
     """An onnxruntime session on the CPU, in the layout that suits the machine (:mod:`equilib.layouts`).
 
     It exists after the file's self-test, if the file carries one.
 
     Args:
+        batch: how many patches it will mostly get at once; any number gives the same bits, this one is fast.
         layout: another one than was measured to be fastest, to compare.
 
     Raises:
@@ -242,7 +243,7 @@ def session(path: str | Path, *, threads: int = 1, layout: Layout | None = None)
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; write it with equilib.device.export_onnx")
-    running = _open(path, threads, layout)
+    running = _open(path, threads, batch, layout)
     inputs = running.get_inputs()
     known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)
     # A file of another origin is a classifier of colour pictures; one of ours says itself what it takes.
@@ -253,7 +254,7 @@ def session(path: str | Path, *, threads: int = 1, layout: Layout | None = None)
     return running
 
 
-def _open(path: Path, threads: int, layout: Layout | None = None):
+def _open(path: Path, threads: int, batch: int = 1, layout: Layout | None = None):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -264,7 +265,8 @@ def _open(path: Path, threads: int, layout: Layout | None = None):
     if architecture() == "x86_64" and not has_vnni():
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(prepared(path, layout=layout), options, providers=["CPUExecutionProvider"])
+        network = prepared(path, layout=layout, batch=batch)
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
 

@@ -6,7 +6,7 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from equilib import dfq
-from equilib.deploy import Deployed, deploy, quantization_ladder
+from equilib.deploy import LADDER, STEPS, Deployed, deploy, quantization_ladder
 from equilib.equivariance import (
     Model,
     equivariance_sweep,
@@ -28,26 +28,34 @@ from equilib.equivariance import (
 )
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, network_inputs
+from equilib.progress import bar
 from equilib.results import environment, writable_target, write_json
 from equilib.training import TrainConfig, TrainResult, train
 
+# What is told how many patches a network has answered since the last call, such as the ``update`` of a bar.
+Seen = Callable[[int], object]
 
-def predict(model, patches: Patches, size: int, *, batch_size: int = 64) -> Tensor:
-    """Logits (N, classes) of all patches of a split, read and run batch by batch."""
+
+def predict(model, patches: Patches, size: int, *, batch_size: int = 64, seen: Seen = bool) -> Tensor:
+    """Logits (N, classes) of all patches of a split, read and run batch by batch; ``seen`` is told of each batch."""
     parts = []
     for start in range(0, len(patches), batch_size):
         indices = range(start, min(start + batch_size, len(patches)))
         parts.append(run_model(model, network_inputs(patches, indices, size), batch_size=batch_size))
+        seen(len(indices))
     return torch.cat(parts)
 
 
-def identical_under_quarter_turns(model, patches: Patches, size: int, *, batch_size: int = 64) -> float:
+def identical_under_quarter_turns(
+    model, patches: Patches, size: int, *, batch_size: int = 64, seen: Seen = bool
+) -> float:
     """The share of patches whose logits are the same, bit for bit, under the rotations by 90, 180 and 270 degrees."""
     same = []
     for start in range(0, len(patches), batch_size):
         images = network_inputs(patches, range(start, min(start + batch_size, len(patches))), size)
         logits = [run_model(model, torch.rot90(images, turns, (-2, -1)), batch_size=batch_size) for turns in range(4)]
         same.append(torch.stack([(logits[0] == other).all(1) for other in logits[1:]]).all(0))
+        seen(4 * len(images))
     return torch.cat(same).double().mean().item()
 
 
@@ -101,14 +109,36 @@ def measure(
         :func:`equilib.deploy.quantization_ladder`.  ``range_spread``: of each convolution, the largest range of an output
         channel's weights over the smallest, before and after equalization.  ``seconds`` and ``steps`` of the training.
     """
-    size = config.network.input_size
-    test = Patches(data or config.data, "test")
-    labels = torch.from_numpy(test.labels)
-    model = deploy(result.network, onnx)
-    ladder = {rung: predict(network, test, size) for rung, network in quantization_ladder(model.exported).items()}
-    logits = _logits(model, ladder, test, size)
+    test, further, size = Patches(data or config.data, "test"), further or {}, config.network.input_size
     sample = network_inputs(test, range(min(measured, len(test))), size)
-    stages = _stages(model, config, sample)
+    work = answers_needed(len(test), len(sample), len(angles), sum(map(len, further.values())))
+    with bar(total=STEPS, words=f"quantizing the {config.kind} network", unit="step") as watched:
+        model = deploy(result.network, onnx, step_done=watched.update)
+    with bar(total=work, words=f"measuring the {config.kind} network", unit="patch") as watched:
+        return _figures(result, config, model, test, sample, angles, further, watched.update)
+
+
+def answers_needed(test: int, sample: int, angles: int, further: int) -> int:
+    """How many patches :func:`measure` has answered, for its bar: the arguments are numbers of patches, and of angles."""
+    on_test = len(LADDER) + 5 + 4  # simulated; FP32 and INT8 (:func:`_logits`); the four quarter turns
+    on_sample = 5 * (1 + angles) + 3 * (1 + len(AROUND))  # five stages, three spreads
+    return test * on_test + sample * on_sample + 2 * further
+
+
+def _figures(
+    result: TrainResult,
+    config: TrainConfig,
+    model: Deployed,
+    test: Patches,
+    sample: Tensor,
+    angles: Sequence[float],
+    further: Mapping[str, Patches],
+    seen: Seen,
+) -> dict:
+    size, labels = config.network.input_size, torch.from_numpy(test.labels)
+    rungs = quantization_ladder(model.exported).items()
+    ladder = {rung: predict(network, test, size, seen=seen) for rung, network in rungs}
+    logits = _logits(model, ladder, test, size, seen)
     kept = ("fp32", "fp32, mean of four rotations", "int8")
     return {
         "config": config.to_dict() | {"data": Path(config.data).name},
@@ -119,35 +149,36 @@ def measure(
         "accuracy": {stage: classification_metrics(values, labels) for stage, values in logits.items()},
         "logit_change": _logit_change(logits),
         "same_class_int8_and_simulation": _same_class(logits["int8"], logits["int8 simulated"]),
-        "int8_identical_under_quarter_turns": identical_under_quarter_turns(model.session, test, size),
+        "int8_identical_under_quarter_turns": identical_under_quarter_turns(model.session, test, size, seen=seen),
         "measured_patches": len(sample),
         "per_patch": _per_patch(labels, {stage: logits[stage] for stage in kept}),
         "further": {
-            name: score(model.exported, model.session, patches, size) for name, patches in (further or {}).items()
+            name: score(model.exported, model.session, patches, size, seen=seen) for name, patches in further.items()
         },
         "ladder": {rung: classification_metrics(values, labels) for rung, values in ladder.items()},
         "range_spread": {"folded": range_spread(model.folded), "equalized": range_spread(model.equalized)},
         "seconds": {name: round(value, 1) for name, value in result.seconds.items()},
         "steps": result.steps,
-        "rotation_spread": _rotation_spread(model, sample),
-        "equivariance": {
-            stage: [asdict(error) for error in equivariance_sweep(network, sample, angles)]
-            for stage, network in stages.items()
-        },
+        "rotation_spread": _rotation_spread(model, sample, seen),
+        "equivariance": _equivariance(_stages(model, config, sample), sample, angles, seen),
         "interpolation_control": _interpolation_control(model, sample, angles),
     }
 
 
-def _logits(model: Deployed, ladder: Mapping[str, Tensor], test: Patches, size: int) -> dict[str, Tensor]:
+def _logits(model: Deployed, ladder: Mapping[str, Tensor], test: Patches, size: int, seen: Seen) -> dict[str, Tensor]:
     """Logits of the test patches at each stage of deployment; those of simulated INT8 are the ladder's."""
+
+    def answered(network: Model) -> Tensor:
+        return predict(network, test, size, seen=seen)
+
     return {
-        "fp32": predict(model.exported, test, size),
-        "fp32, mean of four rotations": predict(mean_over_quarter_turns(model.exported), test, size),
-        "fp32 equalized": predict(model.equalized, test, size),
-        "fp32 equalized and absorbed": predict(model.absorbed, test, size),
+        "fp32": answered(model.exported),
+        "fp32, mean of four rotations": answered(mean_over_quarter_turns(model.exported)),
+        "fp32 equalized": answered(model.equalized),
+        "fp32 equalized and absorbed": answered(model.absorbed),
         "int8 naive, simulated": ladder["naive"],
         "int8 simulated": ladder["+ absorption"],
-        "int8": predict(model.session, test, size),
+        "int8": answered(model.session),
     }
 
 
@@ -182,13 +213,29 @@ def _same_class(first: Tensor, second: Tensor) -> float:
     return (first.argmax(1) == second.argmax(1)).double().mean().item()
 
 
-def _rotation_spread(model: Deployed, sample: Tensor) -> dict[str, dict]:
-    around = range(30, 360, 30)
-    return {
-        "fp32": asdict(rotation_spread(model.exported, sample, around)),
-        "int8": asdict(rotation_spread(model.session, sample, around)),
-        "fp32, there and back": asdict(rotation_spread(model.exported, sample, around, and_back=True)),
-    }
+def _equivariance(
+    stages: Mapping[str, Model], sample: Tensor, angles: Sequence[float], seen: Seen
+) -> dict[str, list[dict]]:
+    found = {}
+    for stage, network in stages.items():
+        found[stage] = [asdict(error) for error in equivariance_sweep(network, sample, angles)]
+        seen(len(sample) * (1 + len(angles)))
+    return found
+
+
+AROUND = range(30, 360, 30)
+
+
+def _rotation_spread(model: Deployed, sample: Tensor, seen: Seen) -> dict[str, dict]:
+    found = {}
+    for name, network, and_back in (
+        ("fp32", model.exported, False),
+        ("int8", model.session, False),
+        ("fp32, there and back", model.exported, True),
+    ):
+        found[name] = asdict(rotation_spread(network, sample, AROUND, and_back=and_back))
+        seen(len(sample) * (1 + len(AROUND)))
+    return found
 
 
 def _interpolation_control(model: Deployed, sample: Tensor, angles: Sequence[float]) -> list[dict]:
@@ -198,9 +245,9 @@ def _interpolation_control(model: Deployed, sample: Tensor, angles: Sequence[flo
     return [asdict(interpolation_control(model.exported, sample, angle, reference=reference)) for angle in between]
 
 
-def score(network: nn.Module, session, patches: Patches, size: int) -> dict[str, list]:
+def score(network: nn.Module, session, patches: Patches, size: int, *, seen: Seen = bool) -> dict[str, list]:
     """Labels and logit differences of the patches, in FP32 (the network) and INT8 (the session)."""
-    logits = {"fp32": predict(network, patches, size), "int8": predict(session, patches, size)}
+    logits = {name: predict(model, patches, size, seen=seen) for name, model in (("fp32", network), ("int8", session))}
     return _per_patch(torch.from_numpy(patches.labels), logits)
 
 

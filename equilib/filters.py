@@ -8,40 +8,15 @@ tensor, for one pair of fields; a layer repeats it over all its pairs of fields.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from equilib import compat
 from equilib.fields import Group, channel_permutation, representation_matrix
-
-
-class _NumPyWithLenientCopy:
-    """numpy, where ``array(x, copy=False)`` copies when it must, as it did before numpy 2."""
-
-    array = staticmethod(lambda values, copy=False: np.asarray(values))
-
-    def __getattr__(self, name):
-        return getattr(np, name)
-
-
-@contextmanager
-def _e2cnn_on_numpy_2():
-    """Let e2cnn 0.2.3 (written for numpy 1) build dihedral bases, and keep it from warning of its uint8 masks."""
-    from e2cnn.kernels import utils
-
-    original, utils.np = utils.np, _NumPyWithLenientCopy()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="indexing with dtype torch.uint8", category=UserWarning)
-            yield
-    finally:
-        utils.np = original
 
 
 @cache
@@ -66,20 +41,19 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
     for argument, name in (("in_repr", in_repr), ("out_repr", out_repr)):
         if name not in representations:
             raise ValueError(f"{argument} must be 'trivial' or 'regular', got {name!r}")
-    if kernel_size == 1 and ("trivial" in (in_repr, out_repr) or group.order == 1):
-        # e2cnn 0.2.3 raises where there is one filter («masked_fill_ only supports boolean masks»).  The answer is known:
-        # at the origin a rotation does nothing, so the filter must take the same value for every channel of the field.
+    if compat.refused(in_repr, out_repr, group.order, kernel_size):
+        # The answer is known: at the origin a rotation does nothing, so the filter must take the same value for every
+        # channel of the field.
         sizes = {"trivial": 1, "regular": group.order}
         return torch.full((1, sizes[out_repr], sizes[in_repr], 1, 1), group.order**-0.5)
-    with _e2cnn_on_numpy_2():
+    with compat.e2cnn_on_numpy_2():
         convolution = enn.R2Conv(
             enn.FieldType(group.gspace, [representations[in_repr]]),
             enn.FieldType(group.gspace, [representations[out_repr]]),
             kernel_size,
             bias=False,
             initialize=False,
-            # e2cnn's own cache hashes dihedral bases with ndarray.tostring, which newer numpy lacks; ours is functools.cache
-            recompute=True,
+            **compat.WITHOUT_CACHE,  # ours is functools.cache
         )
     expand = convolution.basisexpansion
     atoms = [expand(unit) for unit in torch.eye(expand.dimension())]

@@ -68,9 +68,10 @@ def trace(network: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
         copy = deepcopy(network).eval()
         graph = _Tracer().trace(copy)
     except Exception as error:
+        reason = str(error) or type(error).__name__
         raise ValueError(
-            f"{type(network).__name__} cannot be traced by torch.fx ({error}); "
-            "an equivariant network must be exported first (network.export())"
+            f"{type(network).__name__} cannot be traced by torch.fx ({reason}); "
+            "an equivariant network must be exported first (equilib.mobilenet.exported)"
         ) from error
     traced = fx.GraphModule(copy, graph)
     _check_calls(traced)

@@ -16,12 +16,12 @@ def shown(name: str, path: Path) -> str:
 def write(name: str, text: str, path: Path) -> None:
     """Put a text between the marks of this name; raises ValueError where the file does not hold them once each."""
     head, _, tail = _split(name, path)
-    path.write_text(f"{head}\n{text}\n{tail}")
+    path.write_text(f"{head}\n{text}\n{tail}", encoding="utf-8")
 
 
 def _split(name: str, path: Path) -> tuple[str, str, str]:
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"{path.name} must hold {begin} and {end} once each")
     head, rest = text.split(begin)

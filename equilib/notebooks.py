@@ -13,10 +13,14 @@ import copy
 import re
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import nbformat
+from tqdm import tqdm
 
+from equilib.progress import bar
 from equilib.results import written_whole
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -37,27 +41,54 @@ LOCAL_PATH = re.compile(r"(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\)")
 MAX_OUTPUT_BYTES, MAX_NOTEBOOK_BYTES = 1_000_000, 5_000_000
 
 
-def execute(path: str | Path, *, timeout: int = 1800) -> nbformat.NotebookNode:
-    """Run a notebook from top to bottom in a fresh kernel, in its own folder; raises on the first error in a cell."""
+def execute(
+    path: str | Path, *, timeout: int = 1800, executed: Callable[[], object] | None = None
+) -> nbformat.NotebookNode:
+    """Run a notebook from top to bottom in a fresh kernel, in its own folder; raises on the first error in a cell.
+
+    Args:
+        timeout: seconds for one cell.
+        executed: called after each of the :func:`code_cells`.
+    """
     from nbclient import NotebookClient
 
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
+    client = NotebookClient(
         notebook, timeout=timeout, kernel_name=KERNELSPEC["name"], resources={"metadata": {"path": str(path.parent)}}
-    ).execute()
+    )
+    if executed is not None:
+        client.on_cell_executed = lambda **_: executed()
+    client.execute()
     return notebook
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The cells that a kernel executes."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def watched_runs(paths: Iterable[Path]) -> Iterator[tuple[Path, Callable[[], nbformat.NotebookNode]]]:
+    """Each path with what executes it, under one bar, whose estimate is by the number of cells."""
+    paths = list(paths)
+    total = sum(len(code_cells(nbformat.read(path, as_version=4))) for path in paths)
+    with bar(total=total, words="running notebooks", unit="cell") as watched:
+        for path in paths:
+            watched.set_description(path.name, refresh=False)
+            yield path, partial(execute, path, executed=watched.update)
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Leave what a reader without a kernel can see, in place.
 
-    Pictures get their description as alternative text.  A widget's live view is of no use in a file (and GitHub refuses a notebook whose widget state is incomplete), so only
-    its static picture stays.
+    Pictures get their description as alternative text.  A widget's live view is of no use in a file (and GitHub refuses a
+    notebook whose widget state is incomplete), so only its static picture stays.  A bar has left an empty line: gone.
     """
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": {"name": "python"}})
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("data") != {"text/plain": ""}]
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data.pop(WIDGET_VIEW, None)
@@ -75,7 +106,7 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
         found.append("no valid kernelspec")
     if "widgets" in notebook.metadata:
         found.append("stale widget state in the metadata")
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    code = code_cells(notebook)
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(code) + 1)):
         found.append(f"execution counts are {counts}: not run from top to bottom in a fresh kernel")
@@ -215,17 +246,18 @@ def animation(path: str | Path) -> None:
 
 def _run(paths: list[Path]) -> int:
     status = 0
-    for path in paths:
+    for path, run in watched_runs(paths):
         start = time.monotonic()
-        notebook = clean(execute(path))
+        notebook = clean(run())
         defects = problems(notebook)
         if defects:
             status = 1
-            print(f"{path}: not saved: " + "; ".join(defects), file=sys.stderr)
+            tqdm.write(f"{path}: not saved: " + "; ".join(defects), file=sys.stderr)
         else:
             with written_whole(path) as temporary:
                 nbformat.write(notebook, temporary)
-            print(f"{path}: {time.monotonic() - start:.0f} s", flush=True)
+            tqdm.write(f"{path}: {time.monotonic() - start:.0f} s")
+            sys.stdout.flush()
     return status
 
 

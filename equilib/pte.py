@@ -30,7 +30,11 @@ from equilib.int8 import FakeQuantize, QuantizedDiscMean, QuantizedLayer
 from equilib.plain import DiscMean
 from equilib.results import written_whole
 
-INSTALL = 'ExecuTorch is not installed: pip install "equilib[executorch]"'
+# The wheel brings no torch and asks for no version of it: these three go together, as constraints.txt has them.
+INSTALL = (
+    'ExecuTorch is not installed: pip install "equilib[executorch]" (tested: executorch 1.5.1 and torchao 0.18.0 with '
+    "torch 2.13.0; there are wheels for Linux and for macOS on Arm, none for Windows)"
+)
 SELF_TEST = "equilib_self_test"  # the program's method that returns it, as text
 # The levels of an unsigned activation, 0 to 255, become -128 to 127.
 SHIFT, LOW, HIGH = 128, -128, 127

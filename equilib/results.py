@@ -228,7 +228,7 @@ def processor() -> str:
     name = _capabilities().get("cpu_name")
     if not name:  # an older torch; some boards tell the kernel alone
         try:
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
         except (OSError, StopIteration):
             name = platform.processor() or platform.machine()

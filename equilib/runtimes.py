@@ -5,7 +5,7 @@ A runtime runs the network in the layout that was fastest for it on this kind of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,15 @@ from equilib import device
 from equilib.layouts import prepared
 
 Classifier = Callable[[Tensor], Tensor]
+# Of those in results/runtimes.json, for tables.
+LABELS = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "OpenVINO",
+    "executorch": "ExecuTorch",
+    "node": "WebAssembly, Node",
+    "chromium": "WebAssembly, Chromium",
+    "onnxruntime on Arm": "onnxruntime, Arm (emulated)",
+}
 
 
 @dataclass(frozen=True)
@@ -27,43 +36,49 @@ class Runtime:
     Attributes:
         name: as tables and :data:`equilib.layouts.MEASURED` have it; also the package that Python imports.
         extra: of this project, which installs it; empty for what always comes along.
-        open: (path, threads) to a function from images to logits.
+        open: (path, threads, batch) to a function from images to logits.
     """
 
     name: str
     extra: str
-    open: Callable[[Path, int], Classifier]
+    open: Callable[[Path, int, int], Classifier]
 
     def available(self) -> bool:
         return find_spec(self.name) is not None
 
-    def load(self, path: str | Path, *, threads: int = 1) -> Classifier:
+    def require(self) -> None:
+        """Raise ModuleNotFoundError, which says how to get it, where the runtime is not installed."""
+        if not self.available():
+            raise ModuleNotFoundError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
+
+    def load(self, path: str | Path, *, threads: int = 1, batch: int = 1) -> Classifier:
         """A function from normalised images (B, 3, n, n) to logits (B, classes), on the CPU.
 
+        Any B gives the same bits; ``batch`` is the one that it will mostly get, and is made fast for.
+
         Raises:
-            RuntimeError: the runtime is not installed.
+            ModuleNotFoundError: the runtime is not installed; the message says how to get it.
             FileNotFoundError, ValueError: the file is missing, or no network that it can run.
         """
         path = Path(path)
-        if not self.available():
-            raise RuntimeError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
+        self.require()
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; write it with equilib quantize")
-        return self.open(path, threads)
+        return self.open(path, threads, batch)
 
 
-def _onnxruntime(path: Path, threads: int) -> Classifier:
-    session = device.session(path, threads=threads)
+def _onnxruntime(path: Path, threads: int, batch: int) -> Classifier:
+    session = device.session(path, threads=threads, batch=batch)
     name = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(None, {name: _array(images)})[0])
 
 
-def _openvino(path: Path, threads: int) -> Classifier:
+def _openvino(path: Path, threads: int, batch: int) -> Classifier:
     from io import BytesIO
 
     import openvino
 
-    network = prepared(path, "openvino")
+    network = prepared(path, "openvino", batch=batch)
     # In float32: by default activations that are not quantized become bfloat16 where the processor has it, and so do
     # FP32 files.
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
@@ -83,10 +98,48 @@ def _array(images: Tensor) -> np.ndarray:
     return np.ascontiguousarray(images.numpy(), dtype=np.float32)
 
 
+DEFAULT = "onnxruntime"
 RUNTIMES = {
     runtime.name: runtime
     for runtime in (
-        Runtime("onnxruntime", "", _onnxruntime),
+        Runtime(DEFAULT, "", _onnxruntime),
         Runtime("openvino", "openvino", _openvino),
     )
 }
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """Where a network answered soonest.
+
+    Attributes:
+        runtime: a key of :data:`LABELS`.
+        precision: "FP32" or "INT8".
+        milliseconds: a call.
+    """
+
+    runtime: str
+    precision: str
+    milliseconds: float
+
+
+def fastest(saved: Mapping, among: Collection[str], batch: int = 1) -> dict[str, Fastest]:
+    """The fastest runtime and precision of each network, by its title; networks that none of them was timed on are left out.
+
+    Args:
+        saved: the contents of results/runtimes.json.
+        among: keys of :data:`LABELS` to choose from: those that a device has.
+        batch: patches a call; 1 and 32 were measured.
+    """
+    found = {}
+    for network in saved["networks"].values():
+        timed = [
+            Fastest(runtime, precision, row["milliseconds"][str(batch)])
+            for runtime, rows in network["runtimes"].items()
+            if runtime in among
+            for precision, row in rows.items()
+            if str(batch) in row.get("milliseconds", {})
+        ]
+        if timed:
+            found[network["title"]] = min(timed, key=lambda one: one.milliseconds)
+    return found

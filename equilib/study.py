@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from equilib.bootstrap import interval, over_runs, patch_counts, resampled_means
-from equilib.results import is_stored, read_results, results_files, shipped_folder
+from equilib.results import is_stored, read_results, results_files, shipped_folder, shipped_results
 from equilib.variant import Variant
 
 # Folders of results/ with the records of shipped networks.
@@ -83,6 +83,23 @@ def shipped_run(name: str) -> Run:
     if path is None:
         raise FileNotFoundError(f"no results of a run named {name!r} come with the project")
     return read_run(path)
+
+
+def shipped_models() -> dict[str, Run]:
+    """The networks that come with an INT8 file (:func:`equilib.results.shipped_int8`), by name, and the runs that made them."""
+    listed = shipped_results("checkpoints")
+    return {name: shipped_run(name) for name, entry in listed.items() if "int8 sha256" in entry}
+
+
+def validation_loss(run: Run) -> float:
+    """The lowest of its epochs, in nats: that of the weights that were kept."""
+    return min(epoch["valid_loss"] for epoch in run.figures["history"])
+
+
+def chosen_model() -> str:
+    """The shipped INT8 model to take where nothing else decides: of the lowest validation loss, so chosen on no test patch."""
+    models = shipped_models()
+    return min(models, key=lambda name: validation_loss(models[name]))
 
 
 def read_runs(folder: str | Path) -> list[Run]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from equilib.study import Estimate, Run, accuracy, advantage, areas, cells, int8_change, select, welch
+from equilib.study import Estimate, Run, accuracy, advantage, areas, cells, int8_change, select, validation_loss, welch
 from equilib.variant import Variant
 
 
@@ -161,11 +161,20 @@ LADDER = (
 )
 
 
+# Kinds of networks where it counts what shares its filters and what does not.
+ROUNDED = ("conventional", "equivariant", "band limit alone (C1)")
+
+
+def kind_of(run: Run) -> str:
+    """One of :data:`ROUNDED`."""
+    return ROUNDED[0] if run.variant.conventional else ROUNDED[1] if run.variant.symmetric else ROUNDED[2]
+
+
 def naive_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """What naive rounding to INT8 costs, and what is left of it after equalization and absorption, simulated.
 
-    One row for each kind of network and learning rate, runs of all sizes and seeds together.  Networks of C1, which limit
-    the band and share nothing, count as equivariant.
+    One row for each kind of network and learning rate, runs of all sizes and seeds together.  Networks of C1 share nothing,
+    so they are no equivariant ones: they have a row of their own.
     """
     return _change_rows(runs, NAIVE)
 
@@ -181,14 +190,11 @@ def ladder_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     rows = []
-    groups = {(run.variant.conventional, run.figures["config"]["learning_rate"]) for run in runs}
-    for conventional, rate in sorted(groups, reverse=True):
-        group = [
-            run.figures
-            for run in runs
-            if (run.variant.conventional, run.figures["config"]["learning_rate"]) == (conventional, rate)
-        ]
-        row = {"networks": "conventional" if conventional else "equivariant", "learning rate": f"{rate:g}"}
+    groups: dict[tuple[str, float], list[dict]] = {}
+    for run in runs:
+        groups.setdefault((kind_of(run), run.figures["config"]["learning_rate"]), []).append(run.figures)
+    for (kind, rate), group in sorted(groups.items(), key=lambda item: (ROUNDED.index(item[0][0]), -item[0][1])):
+        row = {"networks": kind, "learning rate": f"{rate:g}"}
         row["runs"] = str(len(group))
         for words, stage in stages:
             changes = [change for figures in group if (change := rounding_change(figures, stage)) is not None]
@@ -277,7 +283,7 @@ def ablation_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     rows = []
     for (network, _, _), group in cells(runs):
         figures, variant = group[0].figures, group[0].variant
-        loss = np.mean([min(epoch["valid_loss"] for epoch in run.figures["history"]) for run in group])
+        loss = np.mean([validation_loss(run) for run in group])
         differences = {}
         for other, baseline in sorted(baselines.items()):
             gain = "" if other == variant else difference(advantage(group, baseline))

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from equilib.canvas import SIZE
+from equilib.progress import bar
 from equilib.results import written_whole
 from equilib.tissue import GENERATOR_VERSION, SPLITS, draw_patch, whole_number
 
@@ -58,7 +59,7 @@ def ensure_dataset(
         `equilib` in XDG_CACHE_HOME or in `~/.cache`.
     workers: number of processes; default one per processor.  The bytes do not
         depend on it.
-    progress: show a progress bar, counted in patches.
+    progress: show a bar, counted in patches, on a terminal or in a notebook.
 
     Raises ValueError naming the argument, and OSError if the folder cannot be
     written.
@@ -251,32 +252,24 @@ def _draw_shards(
     progress: bool,
 ) -> None:
     """Draw the missing shards, in this process or in several."""
-    from tqdm.auto import tqdm
-
     jobs = {(split, start): (str(folder), seed, split, start, counts[split]) for split, start in missing}
     total = sum(counts.values())
     left = sum(min(_SHARD, counts[split] - start) for split, start in missing)
     if workers is None:
         workers = 1 if left < _IN_PROCESS else _processors()
     workers = min(workers, len(jobs))
-    with tqdm(
-        total=total,
-        initial=total - left,
-        desc="drawing patches",
-        unit="patch",
-        disable=not progress,
-    ) as bar:
+    with bar(total=total, done=total - left, words="drawing patches", unit="patch", shown=progress) as drawn:
         if workers > 1:
             try:
-                _draw_in_processes(jobs, workers, bar)
+                _draw_in_processes(jobs, workers, drawn)
             except (BrokenProcessPool, ImportError, NotImplementedError) as error:
                 # Some sandboxes forbid processes or semaphores.
                 warnings.warn(f"no worker processes ({error}): drawing in this one", stacklevel=3)
         for job in list(jobs.values()):
-            bar.update(_draw_job(job))
+            drawn.update(_draw_job(job))
 
 
-def _draw_in_processes(jobs: dict, workers: int, bar) -> None:
+def _draw_in_processes(jobs: dict, workers: int, drawn) -> None:
     """Work off `jobs`, removing those that are done."""
     # A fresh interpreter: forking a process that has threads (as notebooks
     # and torch have) can hang, and Windows cannot fork.
@@ -286,7 +279,7 @@ def _draw_in_processes(jobs: dict, workers: int, bar) -> None:
             with _main_hidden():
                 futures = {pool.submit(_draw_job, job): key for key, job in jobs.items()}
             for future in as_completed(futures):
-                bar.update(future.result())
+                drawn.update(future.result())
                 del jobs[futures[future]]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -267,7 +267,7 @@ def train(
     config: TrainConfig,
     folder: str | Path,
     *,
-    progress: bool = False,
+    progress: bool = True,
     print_epochs: bool = False,
     curves: bool = False,
     workers: int = 0,
@@ -279,7 +279,7 @@ def train(
     Args:
         config: what to train; must equal that of the folder's earlier start, else ValueError names the difference.
         folder: of the run; created.
-        progress: show Lightning's progress bar.
+        progress: show a bar with an estimate, on a terminal or in a notebook (:mod:`equilib.progress`).
         print_epochs: print a line per epoch, those of an earlier start included.
         curves: draw ``curves.png`` into the folder after each epoch.
         workers: processes that load data.
@@ -306,7 +306,7 @@ def train(
     if curves:
         callbacks.insert(1, Curves(folder / CURVES, history, config.kind))
     with _quiet():
-        trainer = _trainer(trainer_options, callbacks, folder, config.epochs, progress)
+        trainer = _trainer(trainer_options, callbacks, folder, config.epochs)
         _check_picklable(trainer_options.get("strategy"), module, data)
         folder.mkdir(parents=True, exist_ok=True)
         resume = claim(folder, config, data.digests, writes=trainer.is_global_zero)
@@ -322,7 +322,7 @@ def train(
     )
 
 
-def _trainer(options: dict, callbacks: list, folder: Path, epochs: int, progress: bool) -> lightning.Trainer:
+def _trainer(options: dict, callbacks: list, folder: Path, epochs: int) -> lightning.Trainer:
     """The trainer with the caller's options, or a ValueError that repeats them with Lightning's reason."""
     options = dict(accelerator="auto", devices="auto", precision="32-true") | options
     if options["precision"] not in PRECISIONS:
@@ -332,7 +332,7 @@ def _trainer(options: dict, callbacks: list, folder: Path, epochs: int, progress
             max_epochs=epochs,
             callbacks=callbacks,
             logger=False,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,  # ours is one of the callbacks
             enable_model_summary=False,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,

@@ -101,6 +101,11 @@ class Variant:
         return self.kind == "conventional"
 
     @property
+    def symmetric(self) -> bool:
+        """Whether its filters are shared over rotations.  Those of C1 have the band limit of steerable ones, and share nothing."""
+        return not self.conventional and self.group != "C1"
+
+    @property
     def architecture(self) -> dict:
         """Arguments of :class:`equilib.architecture.MobileNetConfig`, or of :class:`equilib.densenet.DenseNetConfig`."""
         names = ("width", "group", "divisor", "depthwise", "band_limit", "antialias")

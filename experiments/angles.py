@@ -22,6 +22,7 @@ from equilib.experiment import data_label
 from equilib.fields import rotate
 from equilib.mobilenet import exported
 from equilib.pcam import Patches, network_inputs
+from equilib.progress import bar
 from equilib.results import environment, write_json
 from equilib.training import shipped_network
 from equilib.variant import Variant
@@ -46,7 +47,7 @@ def sweep(models: Mapping[str, Model], images: Tensor, labels: Tensor, angles: I
             for name, model in models.items()
         }
 
-    turned = {angle: accuracy(rotate(images, angle)) for angle in angles}
+    turned = {angle: accuracy(rotate(images, angle)) for angle in bar(angles, words="turning", unit="angle")}
     # Quarter turns are exact: there and back, nothing is left of them.
     back = {rest: accuracy(rotate(rotate(images, rest), -rest)) for rest in {angle % 90 for angle in turned}}
     return {

@@ -70,6 +70,18 @@ def networks_table() -> str:
     return markdown_table(rows)
 
 
+def chosen_model() -> str:
+    """Which of the INT8 models to take, in a sentence or two; the rule is :func:`equilib.study.chosen_model`'s."""
+    models = study.shipped_models()
+    name = study.chosen_model()
+    right, area = (models[name].figures["accuracy"]["int8"][metric] for metric in ("accuracy", "auc"))
+    return (
+        f"{len(models)} INT8 models come with the project, of networks trained on real patches, most with their weights (`.pt`). "
+        f"Take `results/{name}.onnx`: of them it has the lowest validation loss ({100 * right:.1f} % of the test patches right, "
+        f"AUC {area:.3f}; one seed). What lies close to it, and which is the fastest: notebook 07, section 12."
+    )
+
+
 def with_interval(estimate: study.Estimate) -> str:
     """An accuracy of one run in percent, with its interval over test patches alone."""
     return f"{100 * estimate.mean:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"

@@ -77,7 +77,7 @@ def figures() -> dict[str, object]:
     grid, ablation, evidence = map(study.shipped_runs, ("grid", "ablation", "evidence"))
     every = [*grid, *ablation, *evidence]
     conventional = [run for run in every if run.variant.conventional]
-    turning = [run for run in every if not run.variant.conventional and run.variant.group != "C1"]
+    turning = [run for run in every if run.variant.symmetric]
     twelve = [run for run in turning if run.variant.group == "C12"]
     ours, theirs = (study.select(contrasts.of_plan(evidence), variant=variant) for variant in (PAPER, PLAIN))
     most = runs.SIZES[-1][0]

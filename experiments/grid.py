@@ -150,7 +150,7 @@ def train_missing(chosen: Sequence[Run | PlannedRun], data: str, folder: Path, l
                 continue
             if not is_stored(run.json):
                 run.json.parent.mkdir(parents=True, exist_ok=True)
-                print(run.name, flush=True)
+                print(f"{run.name}: its results go to {run.json}", flush=True)
                 execute(run, data, folder, label)
             else:
                 print(f"{run.name}: results/ has it already; move that file away to train it again", flush=True)

@@ -12,7 +12,6 @@ import runs
 from equilib import confirmation, contrasts, marks, plan_tables, study, study_tables
 from equilib.experiment import table
 from equilib.results import markdown_table, read_results
-from equilib.variant import ANY_ANGLE
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
 # Read by equilib.confirmation alone, and by it only when the plan says so.
@@ -22,6 +21,7 @@ SEALED = runs.RESULTS / "evidence" / "confirmation"
 # The files of the marks that are not in results/README.md.
 PAGES = {
     "table 1": README,
+    "model": README,
     "claims": runs.RESULTS / "claims.md",
     "files": runs.RESULTS / "model_card.md",
     "networks": runs.RESULTS / "model_card.md",
@@ -73,14 +73,11 @@ def tables() -> dict[str, str]:
     if confirmed:
         planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
-    sentences = [*verdicts(planned, confirmed=confirmed), *third_row(third)]
-    sentences += (
-        [] if confirmed else ["A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."]
-    )
     return {
         "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
         + "\n\n"
-        + "\n".join(map("* {}".format, sentences)),
+        + "\n".join(map("* {}".format, sentences(planned, third, confirmed=confirmed))),
+        "model": cards.chosen_model(),
         "table 1, two recipes": text(study_tables.table_1(grid, most)),
         "differences": text(study_tables.advantage_rows(grid)),
         "differences, multiples of 24": text(study_tables.advantage_rows(chosen), narrower),
@@ -115,36 +112,19 @@ def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     left_out = ("width", "channels, multiples of", "trained on", "INT8 − FP32 [points]")
     left_out += ("classes that flip at quarter turns, INT8",)
     return [
-        {name: text for name, text in row.items() if name not in left_out} | {"network": short(row["network"])}
+        {name: text for name, text in row.items() if name not in left_out}
+        | {"network": contrasts.short(row["network"])}
         for row in rows
     ]
 
 
-def short(label: str) -> str:
-    """A label without the recipe, which is one for all."""
-    return label.removesuffix(f", {ANY_ANGLE}")
-
-
-def verdicts(planned: list[study.Run], *, confirmed: bool = False) -> list[str]:
-    """A sentence for each primary and secondary contrast of the plan."""
-    sentences = []
-    for contrast in contrasts.CONTRASTS:
-        if contrast.level == "part":
-            continue
-        label, baseline = (short(contrasts.NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
-        area, points = (contrasts.compare(planned, contrast, name) for name in ("AUC, test", "accuracy, test"))
-        again = contrasts.compare(planned, contrast, contrasts.CONFIRMS) if confirmed else None
-        welch = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
-        found = (
-            f"{area.mean:+.3f} in AUC{welch}, {100 * points.mean:+.1f} points, "
-            f"{area.runs[0]} and {area.runs[1]} seed(s); "
-            if all(area.runs)
-            else ""
-        )
-        # The last sentence says once, and results/README.md in each row, that the confirmation patches are sealed.
-        decided = contrasts.verdict(area, again).removesuffix(", confirmation is sealed")
-        sentences.append(f"{label} − {baseline} ({contrast.asks}): {found}{decided}.")
-    return sentences
+def sentences(planned: list[study.Run], third: list[study.Run], *, confirmed: bool) -> list[str]:
+    """What the README says below its table: the contrasts of the paper's network; results/README.md has all."""
+    found = contrasts.sentences(planned, confirmed=confirmed)[:2]
+    # The last sentence says once what each row says there.
+    found = [said.replace(", confirmation is sealed", "") for said in found] + third_row(third)
+    sealed = "A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."
+    return found if confirmed else [*found, sealed]
 
 
 def third_row(runs: list[study.Run]) -> list[str]:

@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mutants import MUTANTS, Mutant, StaleMutantError
+from tqdm import tqdm
 
 CHECKOUT = Path(__file__).parent.parent
 # Imported once and inherited by the process of each mutant: they take longer to load than most of the tests to run.
@@ -139,11 +140,13 @@ def main(arguments: list[str] | None = None) -> int:
     check_unbroken(chosen)
     print(f"unbroken: all tests pass ({time.monotonic() - began:.0f} s)", flush=True)
     outcomes = {}
-    for mutant in chosen:
+    # Not equilib.progress: what this process imports, the tests of the mutants inherit.
+    for mutant in tqdm(chosen, desc="mutants", unit="mutant", disable=None, leave=False, smoothing=0):
         start = time.monotonic()
         outcomes[mutant], detail = try_mutant(mutant, options.limit)
         seconds = time.monotonic() - start
-        print(f"{outcomes[mutant]:8s} {seconds:5.0f} s  {mutant.module}: {mutant.says}  [{detail}]", flush=True)
+        tqdm.write(f"{outcomes[mutant]:8s} {seconds:5.0f} s  {mutant.module}: {mutant.says}  [{detail}]")
+        sys.stdout.flush()
     return report(outcomes, options.threshold, time.monotonic() - began)
 
 

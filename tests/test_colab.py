@@ -1,4 +1,4 @@
-"""Notebooks as on Colab: other versions than ours, a google.colab module, no checkout on the path, the project from git."""
+"""Notebooks as on Colab: its versions of packages, a google.colab module, no checkout on the path, the project from git."""
 
 import os
 import re
@@ -15,14 +15,15 @@ from conftest import served
 from equilib import notebooks as course
 
 ROOT = Path(__file__).parent.parent
-NEWEST = ("numpy", "matplotlib", "ipywidgets")
+VERSIONS = Path(__file__).with_name("colab.txt")
+NAMES = re.findall(r"^([\w-]+)==", VERSIONS.read_text(), re.M)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory):
-    """A virtual environment with the newest numpy, matplotlib and ipywidgets, and everything else as it is installed here.
+    """A virtual environment with Colab's versions of what notebooks are made with, everything else as it is installed here.
 
     Colab comes with torch and most packages; taking them from this environment saves downloading gigabytes.
     """
@@ -44,7 +45,7 @@ def colab(tmp_path_factory):
     (packages / "google" / "colab" / "__init__.py").touch()
     (packages / "sitecustomize.py").write_text("import google.colab  # as in Colab's kernels\n")
     install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    result = subprocess.run([*install, "--upgrade", *NEWEST], capture_output=True, text=True)
+    result = subprocess.run([*install, "--requirement", VERSIONS], capture_output=True, text=True)
     if result.returncode and not os.environ.get("CI"):
         pytest.skip(f"no package index can be reached: {result.stderr[-200:]}")
     assert result.returncode == 0, result.stderr
@@ -75,7 +76,9 @@ def versions(python, *names):
 
 def test_notebooks_01_and_05_run_on_colab(colab):
     folder, python, address = colab
-    before = versions(python, "torch", *NEWEST)
+    before = versions(python, "torch", *NAMES)
+    pinned = re.findall(r"^[\w-]+==(\S+)$", VERSIONS.read_text(), re.M)
+    assert before[1:] == pinned and len(pinned) > 5
     work = folder / "content"
     work.mkdir()
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -106,5 +109,5 @@ def test_notebooks_01_and_05_run_on_colab(colab):
         [python, "-c", "import equilib; print(equilib.__file__)"], text=True, cwd="/"
     ).strip()
     assert where.startswith(str(folder / "venv")), "the project came from the clone, not from this checkout"
-    assert versions(python, "torch", *NEWEST) == before, "what Colab has stays as it is"
+    assert versions(python, "torch", *NAMES) == before, "what Colab has stays as it is"
     shutil.rmtree(folder / "cache")

@@ -127,3 +127,26 @@ def test_the_page_says_what_is_missing():
     told = tables.sealed(floor()[2:])
     assert told.startswith("Sealed: 2 of the 16 runs of the floor are missing (`C12_fieldwise_20000_epochs6_seed0`, ")
     assert "stand in the table above" in tables.sealed(floor())
+
+
+def test_the_readme_names_what_is_missing_and_gives_welchs_interval():
+    told = tables.sentences(confirmation_of(floor()), [], confirmed=True)
+    assert told[0].startswith("C12, field-wise − conventional (the paper's network") and told[0].endswith("; yes.")
+    assert "+0.100 in AUC (Welch +0.0" in told[0]
+    assert contrasts.sentences(floor())[2].startswith("C4, field-wise − conventional, grouped (")
+    sealed = tables.sentences(floor(), [], confirmed=False)
+    assert sealed[0].endswith("; not decided: above 0 on test patches.") and "sealed" in sealed[-1]
+    assert tables.third_row([]) == ["The paper's third row: not run (`D4_densenet`, `densenet`)."]
+    assert tables.third_row([run("D4_densenet", 0.9), run("densenet", 0.9)]) == []
+
+
+def confirmation_of(runs):
+    """The runs with their test answers as confirming ones."""
+    for one in runs:
+        one.figures["confirmation"] = one.figures["per_patch"]
+    return runs
+
+
+def test_the_brief_table_keeps_one_recipe_out_of_its_names():
+    row = {"network": "conventional, grouped, any angle", "width": "0.35", "AUC": "0.9", "trained on": "x"}
+    assert tables.brief([row]) == [{"network": "conventional, grouped", "AUC": "0.9"}]

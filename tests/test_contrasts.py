@@ -93,6 +93,20 @@ def test_a_contrast_without_a_run_is_not_run():
     assert {row["AUC, test"] for row in rows[1:]} == {"not run"}
 
 
+def test_a_sentence_says_the_difference_the_seeds_and_the_verdict_or_that_nothing_was_run():
+    first, *others = contrasts.sentences([run("C12_fieldwise", 0.9), run("conventional", 0.8)])
+    assert first == (
+        "C12, field-wise − conventional (the paper's network against its counterpart): +0.100 in AUC, "
+        "+5.0 points, 1 and 1 seed(s); not decided: one seed on a side, so no interval."
+    )
+    assert len(others) == 3 and all(sentence.endswith("): not run.") for sentence in others)
+    seeds = [
+        run(name, area, seed) for name in ("C12_fieldwise", "conventional") for seed, area in enumerate((0.8, 0.9))
+    ]
+    low, high = contrasts.compare(seeds, PRIMARY).interval
+    assert f"): +0.000 in AUC (Welch {low:+.3f} to {high:+.3f})," in contrasts.sentences(seeds)[0]
+
+
 @pytest.mark.parametrize(
     "test, confirmation, word",
     [

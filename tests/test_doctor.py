@@ -1,7 +1,9 @@
 """A report that can be pasted: complete, short, and honest about what is broken."""
 
 import os
+import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,3 +45,28 @@ def test_an_equivariant_model_that_is_not_is_told(monkeypatch):
 def test_a_missing_runtime_says_how_to_get_it(monkeypatch, name, extra):
     monkeypatch.setattr(doctor, "_version", lambda distribution: "missing" if distribution == name else "1")
     assert any(value == f"missing (pip install {extra})" for _, value in doctor.report(None))
+
+
+def test_a_machine_without_proc_has_a_report_too(monkeypatch):
+    """As macOS and Windows; and an older torch, which does not say what the processor is called."""
+    read = Path.read_text
+
+    def nothing_under_proc(path, *arguments, **options):
+        if path.parts[:2] == ("/", "proc"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", nothing_under_proc)
+    monkeypatch.setattr("equilib.results._capabilities", lambda: {})
+    monkeypatch.setattr(doctor, "_same_bits", lambda running, images: True)
+    lines = dict(doctor.report(None))
+    assert platform.machine() in lines["processor"] and "cores" in lines["processor"]
+    assert lines["shipped models"].endswith("same bits under quarter turns")
+
+
+def test_whether_a_model_may_change_its_answers_is_asked_of_its_run(monkeypatch):
+    """…not read out of the name of its file."""
+    monkeypatch.setattr(doctor, "_same_bits", lambda running, images: False)
+    conventional = SimpleNamespace(variant=SimpleNamespace(conventional=True))
+    monkeypatch.setattr("equilib.study.shipped_run", lambda name: conventional)
+    assert dict(doctor.report(None))["shipped models"].endswith("same bits under quarter turns")

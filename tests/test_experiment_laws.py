@@ -1,5 +1,8 @@
 """What the figures of an experiment mean, on models small enough to know the answer."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -114,3 +117,31 @@ def test_the_table_shows_the_worst_exact_rotation():
         "FP32 error at 90°": 0.3,
         "INT8 error at 90°": 3.0,
     }
+
+
+def test_the_bar_of_measuring_ends_where_it_said(patches, tmp_path, monkeypatch):
+    """Its estimate rests on the number of answers, which `measure` has to know before the first of them."""
+    from equilib.mobilenet import MobileNetConfig, build, estimate_statistics
+    from equilib.training import TrainConfig, TrainResult
+
+    answered = []
+
+    @contextmanager
+    def bar(*, total, words, unit):
+        answered.append(-total)
+        yield SimpleNamespace(update=answered.append)
+
+    monkeypatch.setattr(experiment, "bar", bar)
+    config = TrainConfig("conventional", MobileNetConfig(width=0.35, group="C4"), str(patches.root))
+    network = estimate_statistics(build(config.kind, config.network), torch.randn(8, 3, 95, 95)).eval()
+    trained = TrainResult(network, tmp_path / "none", 1, (), {}, 0)
+    figures = experiment.measure(
+        trained, config, tmp_path / "x.onnx", angles=(90,), measured=4, further={"again": patches}
+    )
+    assert len(figures["per_patch"]["label"]) == 10 and figures["measured_patches"] == 4
+    assert sum(answered) == 0 and sum(count < 0 for count in answered) == 2, (
+        "one for the steps to INT8, one for patches"
+    )
+    for start in (0, next(index for index, count in enumerate(answered) if count < 0 and index)):
+        ended = next((index for index, count in enumerate(answered) if count < 0 and index > start), len(answered))
+        assert sum(answered[start:ended]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from conftest import randomize
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from equilib import device, dfq, int8, layouts, results
+from equilib import device, dfq, int8, layouts, marks, results
 from equilib.deploy import deploy
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
@@ -36,7 +37,7 @@ RANDOM = {
     "D4, field-wise": ("equivariant", {"group": "D4", "divisor": 24, "depthwise": "fieldwise"}),
     "D4": ("equivariant", {"group": "D4"}),
 }
-LAYOUTS = [Layout(48, 16), Layout(16, 8), Layout(10_000, 1), Layout(1, 64)]
+LAYOUTS = [Layout(48, 16), Layout(10_000, 1), Layout(1, 64), Layout(48, 16, 16), Layout(1, 1, 5)]
 
 
 class Foreign(nn.Module):
@@ -87,7 +88,7 @@ def logits(tmp_path, monkeypatch, tissue):
     """Of a graph as it is given."""
 
     def run(model, images=tissue):
-        monkeypatch.setattr(device, "prepared", lambda path, layout=None: str(path))
+        monkeypatch.setattr(device, "prepared", lambda path, layout=None, batch=1: str(path))
         onnx.save(model, tmp_path / "net.onnx")
         return run_model(device.session(tmp_path / "net.onnx"), images)
 
@@ -121,7 +122,9 @@ def test_floating_point_stays_the_same_up_to_rounding(name, files, logits):
     expected = logits(model)
     for layout in LAYOUTS:
         rewritten = rewrite(model, layout)
-        assert rewritten is not model or (name, layout) == ("C4, field-wise", Layout(1, 64))  # nothing to pad
+        # nothing to pad; six groups of seven channels: no four of them divide six
+        nothing = [("C4, field-wise", Layout(1, 64)), ("foreign", Layout(1, 1, 5))]
+        assert (rewritten is model) == ((name, layout) in nothing)
         found = logits(rewritten)
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item()), layout
         assert torch.equal(found.argmax(1), expected.argmax(1))
@@ -141,9 +144,31 @@ def test_merged_groups_and_padded_channels_are_what_kernels_want(files):
     assert foreign == [(1, 32, 3), (32, 32, 1), (32, 32, 1), (1, 32, 32), (1, 42, 32), (3, 42, 14), (2, 24, 21)]
 
 
+def test_pieces_are_what_dense_kernels_want(files):
+    """Cut where the expansion makes its integers, joined where the next integers are made; no integer is copied twice."""
+    for name, piece in (("C4, field-wise", 16), ("C12, field-wise", 24)):
+        model = onnx.load(files["INT8", name])
+        rewritten = rewrite(model, Layout(48, 16, 16))
+        found = Counter(convolutions(rewritten))
+        assert {groups for groups, *_ in found} == {1}
+        channels = [groups * width for groups, _, width in convolutions(model) if groups > 1]
+        assert found[1, piece, piece] >= sum(c // piece for c in channels if c > 24)
+        graph = rewritten.graph
+        kinds = Counter(node.op_type for node in graph.node)
+        assert kinds["Concat"] == sum(c > 24 for c in channels) and not kinds["Split"]
+        producers = {output: node for node in graph.node for output in node.output}
+        for node in graph.node:
+            before = {producers[name].op_type for name in node.input if name in producers}
+            if node.op_type == "Concat":
+                assert before == {"QuantizeLinear"}
+            if node.op_type == "Conv":
+                assert before == {"DequantizeLinear"}
+
+
 @pytest.mark.parametrize("name", [name for name in [*SHIPPED, *RANDOM] if "conventional" not in name])
-def test_sessions_give_the_same_bits_under_all_quarter_turns(name, files, tissue):
-    session = device.session(files["INT8", name])
+@pytest.mark.parametrize("batch", [1, 64])
+def test_sessions_give_the_same_bits_under_all_quarter_turns(name, batch, files, tissue):
+    session = device.session(files["INT8", name], batch=batch)
     expected = run_model(session, tissue)
     for degrees in (90, 180, 270):
         assert torch.equal(run_model(session, rotate(tissue, degrees)), expected), degrees
@@ -193,6 +218,37 @@ def test_merging_one_layer(groups, merged):
     assert torch.equal(F.conv2d(x, torch.tensor(wide), groups=fewer), expected)
 
 
+@pytest.mark.parametrize("groups, least", [*product([2, 3, 6, 12], [2, 5, 8, 24])])
+def test_cutting_one_layer(groups, least, logits):
+    """Against the graph as it was, in integers, whose sums are exact; with a bias, and a residual sum over what is cut."""
+    weight, bias = (
+        np.random.default_rng(0).integers(-9, 9, s).astype(np.float32) for s in ((24, 24 // groups, 3, 3), 24)
+    )
+    nodes = [
+        node("Conv", "x a", "1"),
+        node("Relu", "1", "2"),
+        node("Conv", "2 w b", "3", group=groups, pads=[1] * 4),
+        node("Relu", "3", "4"),
+        node("Add", "2 4", "y"),
+    ]
+    first = np.random.default_rng(1).integers(-3, 3, (24, 3, 1, 1)).astype(np.float32)
+    images = torch.randint(-9, 9, (2, 3, 6, 6)).float()
+    for chain in (nodes, [*nodes[:3], node("Relu", "3", "y")]):
+        model = graph(chain, {"a": first, "w": weight, "b": bias})
+        rewritten = rewrite(model, Layout(1, 1, least))
+        onnx.checker.check_model(rewritten, full_check=True)
+        assert torch.equal(logits(rewritten, images), logits(model, images))
+        widths = [width for fewer, _, width in convolutions(rewritten) if fewer == 1 and width > 3]
+        if least < 12 or groups % 2 == 0 and least <= 12:
+            width = 24 // groups
+            expected = min(
+                w for w in (width, 2 * width, 4 * width, 8, 12) if w >= least and w % 4 == 0 and w % width == 0
+            )
+            assert widths == [expected] * (24 // expected)
+        else:
+            assert rewritten is model
+
+
 def test_zero_is_the_weights_zero_point(logits, tissue):
     """Asymmetric weights: the integer that stands for 0 is another one."""
     images = tissue[:, :, :6, :6].contiguous()
@@ -205,6 +261,9 @@ def test_zero_is_the_weights_zero_point(logits, tissue):
     rewritten = rewrite(model, Layout(6, 16))
     assert [groups for groups, *_ in convolutions(rewritten)] == [1, 16, 4, 1]  # 16 channels: 3 groups → 8, in pairs
     assert relative_difference(logits(rewritten, images), logits(model, images)) < 1e-6
+    cut = rewrite(model, Layout(1, 16, 4))
+    assert convolutions(cut) == [(1, 16, 3), (16, 16, 1), *[(1, 4, 4)] * 4, (1, 2, 16)]
+    assert relative_difference(logits(cut, images), logits(model, images)) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -242,14 +301,15 @@ def test_the_chain_itself_can_be_padded(logits, tissue):
     assert relative_difference(logits(rewritten, images), logits(model, images)) < 1e-6
 
 
-def test_scales_per_channel_can_be_merged():
+def test_scales_per_channel_can_be_merged_and_are_not_cut():
     constants = {"a": random(6, 3, 1, 1), "q": np.ones((6, 2, 3, 3), np.int8), "s": random(6)}
     nodes = [node("DequantizeLinear", "q s", "w", axis=0), node("Conv", "x a", "1"), node("Conv", "1 w", "y", group=3)]
-    assert convolutions(rewrite(graph(nodes, constants), Layout(6, 1))) == [(1, 6, 3), (1, 6, 6)]
+    for layout in (Layout(6, 1), Layout(6, 1, 4)):
+        assert convolutions(rewrite(graph(nodes, constants), layout)) == [(1, 6, 3), (1, 6, 6)]
 
 
 def test_layouts_are_checked():
-    for bad in ({"group_channels": 0}, {"depthwise_multiple": -1}):
+    for bad in ({"group_channels": 0}, {"depthwise_multiple": -1}, {"piece_channels": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be at least 1"):
             Layout(**bad)
 
@@ -260,12 +320,16 @@ def test_layouts_are_checked():
 def test_the_layout_is_the_processors_and_the_runtimes(files, monkeypatch):
     path = files["INT8", "C4, field-wise"]
     before = path.read_bytes()
-    monkeypatch.setattr(layouts, "MEASURED", {("x86_64", "onnxruntime"): {"INT8": Layout(48, 16)}})
+    monkeypatch.setattr(layouts, "MEASURED", {("x86_64", "onnxruntime"): {"INT8": {1: Layout(48, 16)}}})
     for system, expected in (("x86_64", bytes), ("AMD64", bytes), ("arm64", str), ("aarch64", str), ("riscv64", str)):
         monkeypatch.setattr(layouts.platform, "machine", lambda system=system: system)
         assert isinstance(layouts.prepared(path), expected), system
         assert layouts.prepared(path, "another runtime") == str(path)
     assert layouts.measured_layout("FP32", machine="x86_64") == AS_WRITTEN
+    by_batch = {2: Layout(8), 8: Layout(16)}
+    monkeypatch.setitem(layouts.MEASURED, ("x86_64", "onnxruntime"), {"INT8": by_batch})
+    found = [layouts.measured_layout("INT8", machine="x86_64", batch=batch) for batch in (1, 2, 7, 8, 64)]
+    assert found == [AS_WRITTEN, Layout(8), Layout(8), Layout(16), Layout(16)]
     assert path.read_bytes() == before
 
 
@@ -290,13 +354,14 @@ def test_the_layouts_are_those_that_the_benchmark_found_fastest(monkeypatch):
     for key, figures in saved.items():
         machine, runtime = key.split(", ")
         monkeypatch.setattr(benchmark, "architecture", lambda machine=machine: machine)
-        for precision in ("INT8", "FP32"):
-            ranking = benchmark.ranking(figures["milliseconds"], precision)
+        for precision, batch in product(("INT8", "FP32"), benchmark.BATCHES):
+            ranking = benchmark.ranking(figures["milliseconds"], precision, batch)
             assert ranking[AS_WRITTEN] == 1
-            chosen = layouts.measured_layout(precision, runtime, machine)
+            chosen = layouts.measured_layout(precision, runtime, machine, batch=batch)
             # Two runs of the benchmark on this machine, other programs beside it, differed by up to 5 %.
-            assert ranking[chosen] <= 1.05 * min(ranking.values()), (key, precision)
+            assert ranking[chosen] <= 1.05 * min(ranking.values()), (key, precision, batch)
         assert "field-wise C12 | INT8 | k = 4 |" in benchmark.tables(figures["milliseconds"])
+    assert marks.shown("layouts", benchmark.README) == benchmark.page(saved)
 
 
 def test_files_that_a_runtime_must_read_itself(files, tmp_path):

@@ -1,7 +1,9 @@
 """ExecuTorch: the same integers, the same bits under quarter turns, one sentence for what cannot be written."""
 
+import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,6 +83,14 @@ def test_without_executorch_one_sentence_says_how_to_get_it(monkeypatch, tmp_pat
     assert main(["quantize", checkpoint, "-o", str(tmp_path / "model.pte")]) == 1
     assert one_sentence(capsys) == f"equilib: {pte.INSTALL}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_note_names_the_versions_that_are_tested_together():
+    """ExecuTorch asks for no version of torch, so nothing else says which ones go together."""
+    pinned = (Path(__file__).parent.parent / "constraints.txt").read_text()
+    for name in ("executorch", "torchao", "torch"):
+        version = re.search(rf"^{name}==(\S+)$", pinned, re.M)[1]
+        assert f"{name} {version}" in pte.INSTALL
 
 
 @pytest.mark.parametrize("name, words", [("model.tflite", "ends in .tflite"), ("model", "without an ending")])

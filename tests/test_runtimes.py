@@ -1,9 +1,13 @@
 """Every runtime classifies as onnxruntime does, and gives equivariant networks the same bits under quarter turns."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from equilib import results, runtimes
+from equilib.__main__ import main
+from equilib.cli.predict import open_model
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
 from equilib.runtimes import RUNTIMES
@@ -48,6 +52,70 @@ def test_bad_files(runtime, tmp_path):
 def test_a_missing_runtime_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
     with pytest.raises(
-        RuntimeError, match=r"^openvino is not installed; get it with: pip install 'equilib\[openvino\]'$"
+        ModuleNotFoundError, match=r"^openvino is not installed; get it with: pip install 'equilib\[openvino\]'$"
     ):
         RUNTIMES["openvino"].load(results.shipped_int8(INT8["C4"]))
+
+
+def test_the_fastest_is_that_of_the_runtimes_that_a_device_has():
+    saved = {
+        "networks": {
+            "a": {
+                "title": "first",
+                "runtimes": {
+                    "onnxruntime": {
+                        "FP32": {"milliseconds": {"1": 3, "32": 50}},
+                        "INT8": {"milliseconds": {"1": 2, "32": 40}},
+                    },
+                    "openvino": {"INT8": {"milliseconds": {"1": 4, "32": 30}}, "FP32": {}},
+                    "chromium": {"FP32": {"milliseconds": {"1": 9}}, "INT8": {"milliseconds": {"1": 12}}},
+                },
+            },
+            "b": {"title": "second", "runtimes": {"onnxruntime": {"INT8": {"milliseconds": {"1": 1}}}}},
+        }
+    }
+    both = ("onnxruntime", "openvino")
+    assert runtimes.fastest(saved, both)["first"] == runtimes.Fastest("onnxruntime", "INT8", 2)
+    assert runtimes.fastest(saved, both, batch=32) == {"first": runtimes.Fastest("openvino", "INT8", 30)}
+    assert runtimes.fastest(saved, ("chromium",)) == {"first": runtimes.Fastest("chromium", "FP32", 9)}
+    assert runtimes.fastest(saved, ("onnxruntime", "openvino", "chromium"))["second"].milliseconds == 1
+
+
+def test_every_runtime_of_the_shipped_table_has_a_label():
+    saved = results.shipped_results("runtimes")
+    timed = {runtime for network in saved["networks"].values() for runtime in network["runtimes"]}
+    assert timed | set(saved["missing"]) <= set(runtimes.LABELS)
+
+
+@pytest.fixture
+def patch(tmp_path):
+    path = tmp_path / "patch.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_predict_asks_the_runtime_that_is_named(runtime, patch, capsys):
+    command = ["predict", str(results.shipped_int8(INT8["C4"])), str(patch)]
+    answers = {}
+    for options in ([], ["--runtime", runtime.name]):
+        assert main(command + options) == 0
+        answers[bool(options)] = float(capsys.readouterr().out.splitlines()[1].split(",")[2])
+    assert abs(answers[True] - answers[False]) < 0.05
+    opened = open_model(command[1], runtime=runtime.name).session
+    assert hasattr(opened, "get_inputs") == (runtime.name == "onnxruntime"), "it is the other runtime that answers"
+
+
+def test_predict_says_in_one_sentence_what_is_missing(monkeypatch, patch, capsys):
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    model = str(results.shipped_int8(INT8["C4"]))
+    assert main(["predict", model, str(patch), "--runtime", "openvino"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == (
+        "equilib: openvino is not installed; get it with: pip install 'equilib[openvino]'\n"
+    )
+
+
+def test_predict_says_what_to_do_with_a_program_for_executorch(patch, tmp_path, capsys):
+    assert main(["predict", str(tmp_path / "model.pte"), str(patch)]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "-o model.onnx" in said.err and "load_pte" in said.err

@@ -155,6 +155,14 @@ def test_table_1_takes_the_most_patches_and_ends_with_what_is_published():
     assert all(list(row) == list(first) for row in published), "a table has one header"
 
 
+def test_a_densenet_has_its_row_in_table_1():
+    dense = replace(run([1, 1, 1, 0]), variant=Variant.densenet("equivariant", 64), patches=20_000)
+    dense.figures["config"] = {"network": {"family": "densenet", "growth": 64, "group": "D4", "band_limit": False}}
+    row, *_ = study_tables.table_1([dense])
+    assert (row["network"], row["width"], row["channels, multiples of"]) == ("D4 DenseNet, growth 64", "", "")
+    assert row["FP32 [%]"] == "75.0", "one seed, no spread"
+
+
 def test_int8_is_pooled_over_sizes_and_seeds():
     runs = [
         run([1, 1, 0, 0], int8=[1, 0, 0, 0]),
@@ -186,12 +194,14 @@ def test_naive_rows_part_kinds_and_learning_rates_and_name_the_worst():
         rounded("conventional", 0.01, 0.60, 0.80),
         rounded("conventional", 0.01, 0.80, 0.79),
         rounded("conventional", 0.003, 0.81, 0.80),
+        rounded("C1", 0.003, 0.40, 0.80),
     ]
     rows = study_tables.naive_rows(runs)
     assert [(row["networks"], row["learning rate"], row["runs"]) for row in rows] == [
         ("conventional", "0.01", "2"),
         ("conventional", "0.003", "1"),
         ("equivariant", "0.003", "1"),
+        ("band limit alone (C1)", "0.003", "1"),
     ]
     assert list(rows[0].values())[3:] == ["-10.00", "-20.00", "-0.50", "-1.00"]
     assert list(rows[1].values())[3:5] == ["+1.00", "+1.00"]
@@ -227,14 +237,23 @@ def test_the_ladder_of_the_shipped_runs_is_that_of_their_files():
         for path in (path for folder in folders for path in results_files(folder)):
             model = read_results(path)["model"]
             kind, rate = model["config"]["kind"], model["config"]["learning_rate"]
-            shared = kind == "equivariant"
-            if (row["networks"] == "equivariant") == shared and f"{rate:g}" == row["learning rate"]:
+            alone = kind == "equivariant" and model["config"]["network"]["group"] == "C1"
+            if row["networks"] == ("band limit alone (C1)" if alone else kind) and f"{rate:g}" == row["learning rate"]:
                 accuracy = model["accuracy"]
                 naive = accuracy["int8 naive, simulated"]["accuracy"] - accuracy["fp32"]["accuracy"]
                 changes.append(100 * naive)
         assert row["runs"] == str(len(changes))
         assert row["naive − FP32 [points]"] == f"{np.mean(changes):+.2f}"
         assert row["naive, worst"] == f"{min(changes):+.2f}"
+
+
+def test_every_shipped_model_has_the_run_that_made_it():
+    models = study.shipped_models()
+    assert {path.stem for path in study.shipped_folder().glob("*.onnx")} == set(models)
+    for name, run in models.items():
+        assert ("conventional" in name) == run.variant.conventional
+        assert study.validation_loss(run) == run.figures["history"][run.figures["best_epoch"] - 1]["valid_loss"]
+    assert study.validation_loss(models[study.chosen_model()]) == min(map(study.validation_loss, models.values()))
 
 
 def test_steadiness_is_a_share_of_the_conventional_networks():

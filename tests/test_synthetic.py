@@ -227,14 +227,20 @@ def test_default_folder(monkeypatch, tmp_path):
     assert synthetic.cache_root(str(tmp_path)) == tmp_path
 
 
-def test_progress_bar(tmp_path, capsys):
+def test_progress_bar(tmp_path, capsys, monkeypatch):
+    """On a terminal, unless it is not wanted; nowhere else."""
     sizes = {"train": 2, "valid": 1, "test": 1}
-    ensure_dataset(sizes, root=tmp_path, seed=1, progress=False)
+    ensure_dataset(sizes, root=tmp_path, seed=1)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("equilib.progress.PATIENCE", 0)
+    monkeypatch.setattr("equilib.progress.INTERVAL", 0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     ensure_dataset(sizes, root=tmp_path, seed=2)
     out, err = capsys.readouterr()
     assert out == ""
     assert "4/4" in err
+    ensure_dataset(sizes, root=tmp_path, seed=3, progress=False)
+    assert capsys.readouterr() == ("", "")
 
 
 # Bad arguments

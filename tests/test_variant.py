@@ -91,3 +91,9 @@ def test_names(variant, label, slug):
 def test_variants_that_are_none(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be one of"):
         Variant(**{"kind": "equivariant"} | wrong)
+
+
+def test_only_what_shares_its_filters_over_rotations_is_symmetric():
+    alone = {"equivariant": {"C1"}, "conventional": {"C1", "C4", "C12", "D4"}}
+    for variant in everything():
+        assert variant.symmetric == (variant.group not in alone[variant.kind])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 from equilib.budget import BUDGETS, current_budget
 from equilib.cli.options import given
 from equilib.cli.parser import DENSENET, NETWORK, PRESET, RECIPE, SCHEME, TRAINER, TRAINING
+from equilib.progress import bar
 from equilib.results import markdown_table, writable_target, write_json
 from equilib.runs import ARCHITECTURES, CURVES, TrainConfig
 from equilib.variant import DEFAULT_FAMILY
@@ -74,7 +74,9 @@ def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
             raise ValueError(f"--fp32 rounds nothing, so it does not go with {named}")
         path, steps = write(exported(network), output, network.config.input_size), ("FP32",)
     else:
-        made = deploy.deploy(network, output, **recipe, scheme=int8.Scheme(**scheme))
+        with bar(total=deploy.STEPS, words="quantizing", unit="step") as watched:
+            scheme = int8.Scheme(**scheme)
+            made = deploy.deploy(network, output, **recipe, scheme=scheme, step_done=watched.update)
         path, steps = made.onnx, made.steps
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; {', '.join(steps)}")
     return 0
@@ -126,11 +128,9 @@ def _machine(options: argparse.Namespace) -> dict:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    # Lightning's bar goes to standard output; in a file or a pipe it would be thousands of lines.
-    shown = not options.no_progress and sys.stdout.isatty()
     return dict(
-        progress=shown,
-        print_epochs=not shown,
+        progress=not options.no_progress,
+        print_epochs=True,
         curves=True,
         workers=options.workers,
         compile=options.compile,
@@ -141,4 +141,4 @@ def _machine(options: argparse.Namespace) -> dict:
 def _synthetic() -> Path:
     from equilib.synthetic import ensure_dataset
 
-    return ensure_dataset(current_budget().sizes, progress=sys.stderr.isatty())
+    return ensure_dataset(current_budget().sizes)

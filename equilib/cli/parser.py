@@ -17,13 +17,14 @@ from equilib.int8 import Scheme
 from equilib.mobilenet import MobileNetConfig
 from equilib.pcam import LABEL_WINDOW
 from equilib.runs import TrainConfig
+from equilib.runtimes import DEFAULT, RUNTIMES
 from equilib.variant import DEFAULT_FAMILY, FAMILIES
 
 # Not options: PCam has two classes, and the other three have an argument of their own.
 NETWORK = tuple(value.name for value in fields(MobileNetConfig) if value.name != "classes")
 DENSENET = ("growth",)  # what else a DenseNet has
 TRAINING = tuple(value.name for value in fields(TrainConfig) if value.name not in ("kind", "network", "data"))
-RECIPE = tuple(name for name in signature(deploy).parameters if name not in ("network", "path", "scheme"))
+RECIPE = tuple(name for name in signature(deploy).parameters if name not in ("network", "path", "scheme", "step_done"))
 # The other values of a scheme are for simulation: no integer kernel has them.
 SCHEME = ("weight_bits",)
 # What a budget says of a training.
@@ -68,10 +69,18 @@ def make_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "versions, processor, runtimes and data in one screen, to paste into a bug report")
     doctor.add_argument("--data", default="data/pcam", help="folder with PCam's files (default data/pcam)")
 
-    predict = command("predict", "classify patches, or pictures window by window, with an exported model; prints CSV")
+    words = "classify patches, or pictures window by window, with an exported model; prints CSV"
+    _add_predict_options(command("predict", words))
+    return parser
+
+
+def _add_predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
     predict.add_argument("images", nargs="+", type=Path, help="image files, folders of images, or .h5 files with key x")
     predict.add_argument("--threads", type=count, default=1, help="of the processor (default 1)")
+    predict.add_argument(
+        "--runtime", choices=tuple(RUNTIMES), default=DEFAULT, help=f"that runs the file (default {DEFAULT})"
+    )
     predict.add_argument(
         "--stride",
         type=count,
@@ -84,7 +93,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help=f"draw the probability over each picture, as PNG, in this folder (--stride {LABEL_WINDOW} if none is given)",
     )
-    return parser
 
 
 def _compare_options(compare: argparse.ArgumentParser) -> None:
@@ -144,7 +152,7 @@ def _training_options() -> argparse.ArgumentParser:
     shared.add_argument(
         "--no-progress",
         action="store_true",
-        help="a line an epoch instead of a progress bar, as where the output is no terminal",
+        help="a line an epoch and no progress bar, as where the output is no terminal",
     )
     return shared
 

@@ -21,6 +21,7 @@ from equilib.equivariance import run_model
 from equilib.hdf5 import PatchFileError
 from equilib.images import count_images, image_files, read_images
 from equilib.progress import bar
+from equilib.runtimes import DEFAULT, RUNTIMES
 
 _PROBES = 4
 # Windows of a picture that are answered at once.
@@ -29,9 +30,11 @@ _BATCH = 64
 
 def predict(options: argparse.Namespace, arguments: list[str]) -> int:
     """Print a row of CSV for each patch; files that cannot be read are named at the end, and the exit status is 1."""
-    model = open_model(options.model, threads=options.threads)
+    by_window = bool(options.stride or options.map)
+    batch = _BATCH if by_window else 1
+    model = open_model(options.model, threads=options.threads, batch=batch, runtime=options.runtime)
     inputs = Inputs(options.images)
-    if options.stride or options.map:
+    if by_window:
         from equilib.cli.pictures import predict_pictures
 
         predict_pictures(model, inputs, options)
@@ -92,17 +95,17 @@ class Classifier:
 
     Attributes:
         path: the file.
-        session: of onnxruntime.
+        session: of onnxruntime, or what another runtime gives (:mod:`equilib.runtimes`).
         size: height and width of its input, in pixels.
         normalized: whether it ends in a softmax, so that its outputs are probabilities already.
-        batch: how many images it is given at once, where there are many.
+        batch: how many images it is given at once, at most.
     """
 
     path: Path
     session: object
     size: int
     normalized: bool = False
-    batch: int = _BATCH
+    batch: int = 1
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(1, 3, size, size) normalised to (1, 2); ArithmeticError where the model answers with NaN or infinity."""
@@ -112,22 +115,33 @@ class Classifier:
         return outputs if self.normalized else outputs.softmax(1)
 
 
-def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
+def open_model(path: str | Path, *, threads: int = 1, batch: int = 1, runtime: str = DEFAULT) -> Classifier:
     """An ONNX file as a classifier of patches, after it has been asked what it takes and tried on random images.
+
+    Args:
+        batch: how many it is to be given at once, at most; a file for single patches gets them one by one.
+        runtime: one of :data:`equilib.runtimes.RUNTIMES`; what the file takes is read by onnxruntime in any case.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ModuleNotFoundError: the runtime is not installed; the message says how to get it.
         ValueError: what it takes or gives is not what a classifier of patches does, or its weights lie elsewhere.
     """
     path = Path(path)
+    RUNTIMES[runtime].require()
+    if path.suffix.lower() == ".pte":
+        raise ValueError(
+            f"{path} is a program for ExecuTorch, and predict runs ONNX files: write one with equilib quantize … -o "
+            f"{path.with_suffix('.onnx').name}, or load it in Python by equilib.pte.load_pte"
+        )
     if path.is_file():
         check_external_data(path)
-    session = device.session(path, threads=threads)
+    session = device.session(path, threads=threads, batch=batch)
     inputs = session.get_inputs()[0]
-    batch, _, height, width = inputs.shape
-    if isinstance(batch, int) and batch != 1:
+    fixed, _, height, width = inputs.shape
+    if isinstance(fixed, int) and fixed != 1:
         raise ValueError(
-            f"{path} takes {batch} patches at once, no more and no less; export it with a batch that is free"
+            f"{path} takes {fixed} patches at once, no more and no less; export it with a batch that is free"
         )
     if inputs.type != "tensor(float)":
         raise ValueError(
@@ -141,7 +155,8 @@ def open_model(path: str | Path, *, threads: int = 1) -> Classifier:
     if len(outputs) != 1 or outputs[0].type != "tensor(float)":
         found = ", ".join(f"{output.name}: {output.type}" for output in outputs)
         raise ValueError(f"{path} is another network: it gives {found}, not one float32 tensor of two logits")
-    return _tried(Classifier(path, session, height, batch=1 if batch == 1 else _BATCH))
+    running = session if runtime == DEFAULT else RUNTIMES[runtime].load(path, threads=threads, batch=batch)
+    return _tried(Classifier(path, running, height, batch=1 if fixed == 1 else batch))
 
 
 def _tried(model: Classifier) -> Classifier:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from equilib.contrasts import EPOCHS
 from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
@@ -87,7 +88,7 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
             "course": course,
             "onnxruntime": _version("onnxruntime-web"),
         }
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
         _write_precache(folder, manifest)
         if output.exists():
             shutil.rmtree(output)
@@ -99,7 +100,8 @@ def _address() -> str:
     """The repository's address; an installed package knows it, too."""
     if (ROOT / "pyproject.toml").is_file():
         return repository(ROOT)
-    return metadata("equilib").get_all("Project-URL")[0].rpartition(" ")[2]
+    addresses = dict(line.split(", ") for line in metadata("equilib").get_all("Project-URL"))
+    return addresses["Repository"]
 
 
 def node_modules() -> Path:
@@ -120,6 +122,7 @@ def node_modules() -> Path:
         folder.mkdir()
         for name in NOT_SERVED:
             shutil.copyfile(PAGE / name, folder / name)
+        print("npm brings onnxruntime-web, this once", flush=True)
         done = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True)
         if done.returncode:
             words = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
@@ -136,10 +139,12 @@ def node_modules() -> Path:
 
 def describe(name: str) -> dict[str, str]:
     """What a shipped network is, from the record of its run: ``kind``, and for people ``title`` and ``words``."""
-    variant = shipped_run(name).variant
+    run = shipped_run(name)
+    variant, epochs = run.variant, run.figures["config"]["epochs"]
     words = ["Conventional" if variant.conventional else f"Equivariant, {variant.group}"]
     words += [] if variant.depthwise == "strict" else ["field-wise" if variant.depthwise == "fieldwise" else "grouped"]
     words += [] if variant.divisor == DEFAULT_DIVISOR else [f"channels in multiples of {variant.divisor}"]
+    words += [] if epochs == EPOCHS else [f"{epochs} epochs"]
     step = Group.parse(variant.group).step
     return {
         "kind": variant.kind,
@@ -203,13 +208,15 @@ def _pictures(folder: Path) -> list[dict]:
 
 
 def _version(package: str) -> str:
-    return json.loads((PAGE / "package-lock.json").read_text())["packages"][f"node_modules/{package}"]["version"]
+    return json.loads((PAGE / "package-lock.json").read_text(encoding="utf-8"))["packages"][f"node_modules/{package}"][
+        "version"
+    ]
 
 
 def first_load(folder: str | Path) -> list[Path]:
     """The files that a first visit loads and keeps: all but the networks that only the menu asks for."""
     folder = Path(folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     started = [
         folder / network["file"] for network in manifest["networks"] if network["name"] in manifest["start"].values()
     ]
@@ -227,4 +234,4 @@ def _write_precache(folder: Path, manifest: dict) -> None:
     # The browser looks at the worker itself for changes; it cannot keep itself.
     files = [name for name in files if name not in ("sw.js", "precache.js")]
     contents = {"cache": f"equilib-{digest.hexdigest()[:16]}", "files": files}
-    (folder / "precache.js").write_text(f"self.PRECACHE = {json.dumps(contents, indent=1)};\n")
+    (folder / "precache.js").write_text(f"self.PRECACHE = {json.dumps(contents, indent=1)};\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from equilib.live import LivePageError, first_load
+from equilib.progress import bar
 
 FLAGS = (
     "--no-sandbox",
@@ -91,7 +92,7 @@ def report(browser, folder: Path, *, count: int = 60) -> str:
         folder: of the live page.
         count: answers of each network that are timed, after as many that are not.
     """
-    networks = json.loads((folder / "manifest.json").read_text())["networks"]
+    networks = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["networks"]
     with served(folder) as address:
         page = browser.new_page()
         lines = opening(page, address) + answers(page, address, networks, count) + size(folder)
@@ -115,7 +116,7 @@ def answers(page, address: str, networks: Iterable[dict], count: int) -> list[st
     """One line for each network of ``manifest.json``: the time of an answer, with nothing else computing."""
     page.goto(f"{address}/manifest.json")  # of the same address, and computes nothing
     lines = []
-    for network in networks:
+    for network in bar(networks, words="answers", unit="network"):
         median, least, opened = page.evaluate(TIMES, [network["file"], count])
         times = f"{median:.1f} ms an answer (median of {count}, least {least:.1f}), {opened:.0f} ms to open"
         lines.append(f"{network['title']}: {times}")

@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+from tqdm import tqdm
 
 from equilib import live
-from equilib.notebooks import execute, repository
-from equilib.progress import bar
+from equilib.notebooks import repository, watched_runs
 from equilib.widgets.explorer import FRAMES
 
 ROOT = Path(__file__).parents[2]
@@ -219,37 +219,39 @@ def build(paths: Iterable[Path], output: Path) -> None:
         with_live = _live_page(docs / "try", {path.name[:2]: f"../{path.stem}.html" for path in paths})
         for name, (text, folder) in _prose(with_live).items():
             text = rewrite_links(math_to_mathml(text), folder, names, address, with_live=with_live)
-            (docs / name).write_text(text)
+            (docs / name).write_text(text, encoding="utf-8")
         with _frames_wanted():
-            shown = bar(paths, words="running notebooks", unit="notebook")
-            for path in shown:
-                shown.write(f"running {path.name}")
-                text = page(execute(path), path.stem, docs, names, address, with_live=with_live)
-                (docs / f"{path.stem}.md").write_text(text)
+            for path, run in watched_runs(paths):
+                tqdm.write(f"running {path.name}")
+                text = page(run(), path.stem, docs, names, address, with_live=with_live)
+                (docs / f"{path.stem}.md").write_text(text, encoding="utf-8")
         modules = reference(ROOT / "equilib")
         (docs / "reference").mkdir()
         for name, text in modules.items():
-            (docs / name).write_text(text)
+            (docs / name).write_text(text, encoding="utf-8")
         settings = dict(docs_dir=str(docs), site_dir=str(output), nav=_bar(paths, modules, with_live))
         mkdocs.commands.build.build(mkdocs.config.load_config(str(THEME / "mkdocs.yml"), **settings))
 
 
 def _prose(with_live: bool) -> dict[str, tuple[str, str]]:
     """The pages that are written by hand: name to Markdown and the folder of the project that it comes from."""
-    parts = sections((ROOT / "README.md").read_text())
+    parts = sections((ROOT / "README.md").read_text(encoding="utf-8"))
     others = [heading for heading in parts if heading not in (RESULTS, *START, *ELSEWHERE)]
     files = {name: (ROOT / source) for name, source in FILES.items()}
     return {
         "index.md": (start_page(parts, with_live), ""),
         "results.md": (f"# {RESULTS}\n{parts[RESULTS]}", ""),
         "library.md": ("# The library\n" + "".join(f"\n## {heading}\n{parts[heading]}" for heading in others), ""),
-        **{name: (path.read_text(), str(path.parent.relative_to(ROOT)).strip(".")) for name, path in files.items()},
+        **{
+            name: (path.read_text(encoding="utf-8"), str(path.parent.relative_to(ROOT)).strip("."))
+            for name, path in files.items()
+        },
     }
 
 
 def _bar(paths: list[Path], modules: Iterable[str], with_live: bool) -> list[dict]:
     """What the bar and the side bar show."""
-    links = re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\[([^]]+)\]\(notebooks/(\w+)\.ipynb\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     titles = {name: title for title, name in links}
     chapters = [{titles.get(path.stem, path.stem.replace("_", " ")): f"{path.stem}.md"} for path in paths]
     return [

@@ -12,6 +12,8 @@ import ipywidgets
 from equilib import figures
 
 FRAMES = "application/vnd.equilib.frames+json"
+# The protocol of ipywidgets 7 and 8 is the same one, 2.
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Explorer(ipywidgets.VBox):
@@ -85,14 +87,19 @@ class Explorer(ipywidgets.VBox):
         ]
         return {"axes": axes, "pictures": pictures}
 
-    def _repr_mimebundle_(self, **options):
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        data = dict(data) | {"image/png": base64.b64encode(self.picture.value).decode(), "text/plain": self.description}
+    # By this ipywidgets 7 (which Colab has) shows a widget alone; with None IPython asks for what follows.
+    _ipython_display_ = None
+
+    def _repr_mimebundle_(self, **_options):
+        data = {
+            VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.model_id},
+            "image/png": base64.b64encode(self.picture.value).decode(),
+            "text/plain": self.description,
+        }
         if os.environ.get("EQUILIB_FRAMES"):  # set by equilib.site
             frames = self.frames()
             data[FRAMES] = frames | {"pictures": [base64.b64encode(picture).decode() for picture in frames["pictures"]]}
-        return data, metadata
+        return data, {}
 
 
 def values_of(control: ipywidgets.Widget) -> list:

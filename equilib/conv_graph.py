@@ -1,0 +1,120 @@
+"""The convolutions of an ONNX graph, with weights that can be rewritten; :mod:`equilib.layouts` rewrites them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+# Each value of a channel comes from values of the same channel alone, by the same rule for all channels.
+CHANNELWISE = {"Relu", "Clip", "Identity", "MaxPool", "AveragePool", "QuantizeLinear", "DequantizeLinear"}
+
+
+@dataclass
+class Stored:
+    """A constant of a convolution: where it is stored, and the number that stands for 0 there."""
+
+    name: str
+    array: np.ndarray
+    zero: int = 0
+    per_tensor: bool = True
+
+
+@dataclass
+class Conv:
+    node: object
+    weight: Stored
+    bias: Stored | None
+    groups: int
+
+    @property
+    def inputs(self) -> int:
+        return self.weight.array.shape[1] * self.groups
+
+    @property
+    def outputs(self) -> int:
+        return self.weight.array.shape[0]
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups == self.inputs == self.outputs > 1
+
+    @property
+    def constants(self) -> list[Stored]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def merged_weight(self, merged: int) -> np.ndarray:
+        """The weight with ``merged`` neighbouring groups in one: what a group has of another one is 0."""
+        outputs, width, *kernel = self.weight.array.shape
+        groups, rows = self.groups // merged, outputs // self.groups
+        # (new groups, merged, outputs of one, merged, inputs of one, …)
+        wide = np.full((groups, merged, rows, merged, width, *kernel), self.weight.zero, self.weight.array.dtype)
+        narrow = self.weight.array.reshape(groups, merged, rows, width, *kernel)
+        for place in range(merged):
+            wide[:, place, :, place] = narrow[:, place]
+        return wide.reshape(outputs, merged * width, *kernel)
+
+
+class ConvGraph:
+    """The convolutions of a graph whose constants can be rewritten; ``store`` writes them back."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self.producers = {name: node for node in graph.node for name in node.output}
+        self.users = defaultdict(int)
+        for node in graph.node:
+            for name in node.input:
+                self.users[name] += 1
+        # An initializer that is an input of the graph too can be replaced by whoever runs it.
+        self.fixed = set(self.initializers) - {value.name for value in graph.input}
+        self.fixed -= {value.name for value in graph.output}
+        self.convs = {id(node): conv for node in graph.node if (conv := self._conv(node))}
+
+    def _conv(self, node) -> Conv | None:
+        if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
+            return None
+        weight = self._stored(node.input[1])
+        has_bias = len(node.input) > 2 and node.input[2]
+        bias = self._stored(node.input[2]) if has_bias else None
+        if weight is None or has_bias and bias is None:
+            return None
+        return Conv(node, weight, bias, next((a.i for a in node.attribute if a.name == "group"), 1))
+
+    def _stored(self, name: str) -> Stored | None:
+        from onnx import numpy_helper
+
+        if self.users[name] != 1:
+            return None
+        if name in self.fixed:
+            return Stored(name, numpy_helper.to_array(self.initializers[name]))
+        node = self.producers.get(name)
+        if node is None or node.op_type != "DequantizeLinear" or node.input[0] not in self.fixed:
+            return None
+        source, *parameters = node.input
+        if self.users[source] != 1 or not all(parameter in self.fixed for parameter in parameters):
+            return None
+        scale, *zero_points = (numpy_helper.to_array(self.initializers[parameter]) for parameter in parameters)
+        zeros = set(np.unique(zero_points[0]).tolist()) if zero_points else {0}
+        if len(zeros) > 1:
+            return None
+        array = numpy_helper.to_array(self.initializers[source])
+        return Stored(source, array, zeros.pop(), per_tensor=scale.size == 1)
+
+    def per_tensor(self, node) -> bool:
+        """Whether a (de)quantization has one scale for all channels."""
+        scale = self.initializers.get(node.input[1])
+        return scale is not None and int(np.prod(scale.dims)) == 1
+
+    def store(self) -> None:
+        from onnx import helper, numpy_helper
+
+        for conv in self.convs.values():
+            for constant in conv.constants:
+                tensor = self.initializers[constant.name]
+                if tuple(tensor.dims) != constant.array.shape:
+                    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(constant.array), constant.name))
+            kept = [attribute for attribute in conv.node.attribute if attribute.name != "group"]
+            del conv.node.attribute[:]
+            conv.node.attribute.extend([*kept, helper.make_attribute("group", conv.groups)])
