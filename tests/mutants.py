@@ -802,10 +802,23 @@ TRAINING = _of(
     ),
 )
 
+PIECES = _of(
+    "pieces",
+    "test_layouts.py::test_cutting_one_layer",
+    ("all pieces have the first bias", "conv.bias.array[place * rows : (place + 1) * rows]", "conv.bias.array[:rows]"),
+    (
+        "all pieces read the first channels",
+        "dense.weight.array[i * columns : (i + 1) * columns]",
+        "dense.weight.array[:columns]",
+    ),
+    ("pieces are joined in the wrong order", 'make_node("Concat", outputs,', 'make_node("Concat", outputs[::-1],'),
+)
+
 STUDY = _of(
     "study",
     "test_study.py",
     ("ties count as class 1", "np.asarray(patches[stage]) > 0)", "np.asarray(patches[stage]) >= 0)"),
+    ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
     ("a standard error without its root", "self.std / self.runs**0.5", "self.std / self.runs"),
     ("both sides draw the same seeds", "_bootstrap(second, draw=1)", "_bootstrap(second, draw=0)"),
     ("the variance of a difference is biased", "side.mean(1).var(ddof=1)", "side.mean(1).var(ddof=0)"),
@@ -818,6 +831,12 @@ STUDY = _of(
 BOOTSTRAP = _of(
     "bootstrap",
     "test_bootstrap.py",
+    (
+        "the area misses the ties with itself",
+        "ones * (ones + 1) / 2",
+        "ones * (ones - 1) / 2",
+        "test_contrasts.py::test_the_area_is_the_share_of_pairs_in_order",
+    ),
     ("an interval of 90 %", "(0.025, 0.975)", "(0.05, 0.95)"),
     (
         "patches are not drawn",
@@ -1028,7 +1047,6 @@ TABLES = _of(
     "test_study.py",
     ("much smaller networks are comparable", "1 / 1.3 < ratio < 1.3", "ratio < 1.3"),
     ("quarter turns are the others", "if (angle % 90 == 0) == quarter", "if (angle % 90 == 0) != quarter"),
-    ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
     ("Table 1 takes the fewest patches", "most = max(run.patches", "most = min(run.patches"),
     ("the mildest loss is called the worst", "{min(changes):+.2f}", "{max(changes):+.2f}"),
     ("naive rounding is the equalized one", '("naive", "int8 naive, simulated")', '("naive", "int8 simulated")'),
@@ -1314,12 +1332,6 @@ MORE_CONTRASTS = _of(
     "contrasts",
     "test_contrasts.py",
     (
-        "the area misses the ties with itself",
-        "ones * (ones + 1) / 2",
-        "ones * (ones - 1) / 2",
-        "::test_the_area_is_the_share_of_pairs_in_order",
-    ),
-    (
         "the threshold is the worst",
         "np.where(labels, -1, 1)",
         "np.where(labels, 1, -1)",
@@ -1372,6 +1384,7 @@ MUTANTS = [
     *SCALES,
     *BIAS_CORRECTION,
     *RANGES,
+    *PIECES,
     *IMAGES,
     *INNER_FIELDS,
     *RUNS,

@@ -129,7 +129,7 @@ def test_the_bar_of_measuring_ends_where_it_said(patches, tmp_path, monkeypatch)
     @contextmanager
     def bar(*, total, words, unit):
         answered.append(-total)
-        yield SimpleNamespace(update=answered.append)
+        yield SimpleNamespace(update=lambda count=1: answered.append(count))
 
     monkeypatch.setattr(experiment, "bar", bar)
     config = TrainConfig("conventional", MobileNetConfig(width=0.35, group="C4"), str(patches.root))
