@@ -71,10 +71,11 @@ package: $(STAMP)
 	$(BIN)/python .ci/package.py dist
 
 # Speed and memory, side by side, then every runtime; takes an hour and more, and wants a quiet machine.
+# BENCH_OPTIONS=--short: few repeats, and only what a busy machine would spoil; ten minutes or so.
 # RUNTIMES_OPTIONS="--data FOLDER --arm FOLDER": real patches, and Arm under emulation.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/speed.py measure
-	$(BIN)/python benchmarks/runtimes.py measure $(RUNTIMES_OPTIONS)
+	$(BIN)/python benchmarks/speed.py measure $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/runtimes.py measure $(BENCH_OPTIONS) $(RUNTIMES_OPTIONS)
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # pip compiles on one core; compileall afterwards, on all.  It complains of files that are templates or of a later Python.
