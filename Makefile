@@ -10,7 +10,7 @@ NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.
 # What `make check` tests: modules that train nothing and open no browser.
 FAST := fields filters grids house int8 layers pcam results study tissue variant
 
-.PHONY: lab lint check test mutation notebooks student site demo repository package bench clean
+.PHONY: lab lint check test nightly mutation notebooks student site demo repository package bench clean
 .DELETE_ON_ERROR:
 
 # Notebooks train, too: the allocator's settings of equilib/cli/allocator.py, unless others are set.
@@ -34,8 +34,12 @@ check: lint
 # what a test imports from it is the one that was read last: tests stand at the end.
 test: lint
 	@set -e; begin=$$(date +%s); \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) notebooks tests; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not nightly" $(NBVAL) notebooks tests; \
 	echo "notebooks and tests $$(($$(date +%s) - begin)) s"
+
+# What takes minutes more, for the night: the notebooks that compute longest, opened in a browser.
+nightly: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly tests
 
 # Do the tests bite?  Breaks the library in some two hundred places, one at a time; takes half an hour, for the night.
 mutation: $(STAMP)
@@ -67,10 +71,11 @@ package: $(STAMP)
 	$(BIN)/python .ci/package.py dist
 
 # Speed and memory, side by side, then every runtime; takes an hour and more, and wants a quiet machine.
+# BENCH_OPTIONS=--short: few repeats, and only what a busy machine would spoil; ten minutes or so.
 # RUNTIMES_OPTIONS="--data FOLDER --arm FOLDER": real patches, and Arm under emulation.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/speed.py measure
-	$(BIN)/python benchmarks/runtimes.py measure $(RUNTIMES_OPTIONS)
+	$(BIN)/python benchmarks/speed.py measure $(BENCH_OPTIONS)
+	$(BIN)/python benchmarks/runtimes.py measure $(BENCH_OPTIONS) $(RUNTIMES_OPTIONS)
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
 # pip compiles on one core; compileall afterwards, on all.  It complains of files that are templates or of a later Python.

@@ -1,4 +1,4 @@
-"""Measurements that need a process of their own: `python benchmarks/fresh.py PART NETWORK WIDTH GROUP` prints one JSON object.
+"""Measurements that need a process of their own: `python benchmarks/fresh.py PART NETWORK WIDTH GROUP [PRECISION]` prints JSON.
 
 Memory is a maximum over the life of a process, and an import happens once in it.
 """
@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 
-def in_fresh_process(part: str, network: str, width: float, group: str) -> dict:
+def in_fresh_process(part: str, network: str, width: float, group: str, precision: str = "float32") -> dict:
     """What this file prints of a part, ``"memory"``, ``"family"`` or ``"construction"``, run by itself."""
-    command = [sys.executable, __file__, part, network, str(width), group]
+    command = [sys.executable, __file__, part, network, str(width), group, precision]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"a benchmark's process failed:\n{result.stderr}")
@@ -27,20 +27,20 @@ def peak_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-def memory(variant: str, width: float, group: str) -> dict[str, float]:
+def memory(variant: str, width: float, group: str, precision: str) -> dict[str, float]:
     """Growth of the resident set by training, over that of a process that has only imported everything."""
     import torch
     from training_step import training_step
 
     torch.set_num_threads(1)
     before = peak_mib()
-    step = training_step(variant, width, group)
+    step = training_step(variant, width, group, precision)
     for _ in range(3):
         step()
     return {"mib": peak_mib() - before}
 
 
-def family(label: str, width: float, group: str) -> dict[str, float]:
+def family(label: str, width: float, group: str, precision: str) -> dict[str, float]:
     """The same for a network of benchmarks/families.py, by its name there."""
     import families
     import torch
@@ -53,13 +53,13 @@ def family(label: str, width: float, group: str) -> dict[str, float]:
     (variant,) = [one for one in families.VARIANTS if one.timed_as == label]
     config = ARCHITECTURES[variant.family](**variant.architecture)
     before = peak_mib()
-    step = step_of(build(variant.kind, config), *batch(label, config.input_size))
+    step = step_of(build(variant.kind, config), *batch(label, config.input_size), precision)
     for _ in range(3):
         step()
     return {"mib": peak_mib() - before}
 
 
-def construction(kind: str, width: float, group: str) -> dict[str, float]:
+def construction(kind: str, width: float, group: str, precision: str) -> dict[str, float]:
     """Seconds to import the package, and to build a network once its layers are imported."""
     start = time.perf_counter()
     import equilib  # noqa: F401
@@ -75,6 +75,7 @@ def construction(kind: str, width: float, group: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    name, network, width, group = sys.argv[1:]
-    measured = {"memory": memory, "family": family, "construction": construction}[name](network, float(width), group)
+    name, network, width, group, precision = sys.argv[1:]
+    parts = {"memory": memory, "family": family, "construction": construction}
+    measured = parts[name](network, float(width), group, precision)
     print(json.dumps(measured))

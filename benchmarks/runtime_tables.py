@@ -23,7 +23,7 @@ RATIO = "INT8, × the conventional one of its channels (batch 1; 32)"
 
 def _milliseconds(row: dict, batch: str) -> str | None:
     value = row.get("milliseconds", {}).get(batch)
-    return None if value is None else f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return None if value is None else f"{value:.3g}"
 
 
 def _cell(figures: dict, text: Callable[[dict], str | None]) -> str:

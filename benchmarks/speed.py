@@ -1,6 +1,7 @@
 """Speed and memory, side by side: `python benchmarks/speed.py measure` (`make bench`) saves figures and writes README.md.
 
     python benchmarks/speed.py measure [--only PART …]    measure these anew, keep the others with their machine
+    python benchmarks/speed.py measure --short            few repeats, and not what takes a process each: some minutes
     python benchmarks/speed.py measure --quick            each part once at the smallest size, to see that it works
     python benchmarks/speed.py tables                     measure nothing, write the saved figures' tables
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from data_path import data_path
 from fresh import in_fresh_process
-from networks import OURS, VARIANTS, network
+from networks import DIVISOR, OURS, VARIANTS, network
 from redraw import redraw
 from speed_tables import tables
 from timing import interleaved
@@ -33,34 +34,47 @@ from equilib.compat import WARNING
 from equilib.mobilenet import KINDS, exported
 from equilib.pcam import input_range
 from equilib.progress import bar
-from equilib.results import environment, written_whole
+from equilib.results import bfloat16_instructions, environment, written_whole
 
 HERE = Path(__file__).parent
 SAVED, README = HERE / "latest.json", HERE / "README.md"
 
 
-def settings(quick: bool) -> list[tuple[float, str, int]]:
+# Repeats at width 0.35 and 1.0; to see that it works, one at the smallest size.
+PACES = {"full": (15, 7), "short": (3, 3), "quick": (1,)}
+
+
+def settings(pace: str) -> list[tuple[float, str, int]]:
     """Width, group, repeats."""
-    return [(0.35, "C4", 1)] if quick else [(0.35, "C4", 15), (0.35, "C12", 15), (1.0, "C4", 7), (1.0, "C12", 7)]
+    if pace == "quick":
+        return [(0.35, "C4", 1)]
+    return [(width, group, repeats) for width, repeats in zip((0.35, 1.0), PACES[pace]) for group in ("C4", "C12")]
+
+
+def precisions() -> list[tuple[str, tuple[str, ...]]]:
+    """What networks are trained in, and which: bfloat16 under autocast only where the processor multiplies it."""
+    return [("float32", VARIANTS)] + [("bfloat16", tuple(OURS))] * bool(bfloat16_instructions())
 
 
 def against_conventional(seconds: dict[str, float]) -> dict:
     return {name: value / seconds["conventional"] for name, value in seconds.items()}
 
 
-def training(quick: bool) -> list[dict]:
+def training(pace: str) -> list[dict]:
     rows = []
-    for width, group, repeats in settings(quick):
-        cases = {variant: training_step(variant, width, group) for variant in VARIANTS}
-        words = f"training, width {width}, {group}"
-        seconds = interleaved(cases, repeats, clock=time.process_time, words=words)
-        rows.append({"width": width, "group": group, "seconds": seconds, "ratio": against_conventional(seconds)})
+    for width, group, repeats in settings(pace):
+        for precision, variants in precisions():
+            cases = {variant: training_step(variant, width, group, precision) for variant in variants}
+            words = f"training, width {width}, {group}, {precision}"
+            seconds = interleaved(cases, repeats, clock=time.process_time, words=words)
+            row = {"width": width, "group": group, "precision": precision, "seconds": seconds}
+            rows.append(row | {"ratio": against_conventional(seconds)})
     return rows
 
 
-def inference(quick: bool) -> list[dict]:
+def inference(pace: str) -> list[dict]:
     rows = []
-    for width, group, repeats in settings(quick):
+    for width, group, repeats in settings(pace):
         nets = {variant: network(variant, width, group).eval() for variant in VARIANTS}
         # What is run in the end is the export: plain modules, for both networks.
         nets |= {name: exported(nets[name]) for name in ("conventional", "conventional, grouped")}
@@ -82,29 +96,32 @@ def inference(quick: bool) -> list[dict]:
     return rows
 
 
-def memory(quick: bool) -> list[dict]:
+def memory(pace: str) -> list[dict]:
     """Growth of the resident set over that of a process that has only imported everything."""
     rows = []
-    for width, group, _ in bar(settings(quick), words="memory", unit="setting"):
-        mib = {variant: in_fresh_process("memory", variant, width, group)["mib"] for variant in VARIANTS}
-        rows.append({"width": width, "group": group, "mib": mib, "ratio": against_conventional(mib)})
+    for width, group, _ in bar(settings(pace), words="memory", unit="setting"):
+        for precision, variants in precisions():
+            options = (width, group, precision)
+            mib = {variant: in_fresh_process("memory", variant, *options)["mib"] for variant in variants}
+            row = {"width": width, "group": group, "precision": precision, "mib": mib}
+            rows.append(row | {"ratio": against_conventional(mib)})
     return rows
 
 
-def construction(quick: bool) -> list[dict]:
+def construction(pace: str) -> list[dict]:
     rows = []
-    for width, group, _ in bar(settings(quick), words="construction", unit="setting"):
+    for width, group, _ in bar(settings(pace), words="construction", unit="setting"):
         for kind in KINDS:
-            runs = [in_fresh_process("construction", kind, width, group) for _ in range(1 if quick else 3)]
+            runs = [in_fresh_process("construction", kind, width, group) for _ in range(1 if pace == "quick" else 3)]
             medians = {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
             rows.append({"width": width, "group": group, "kind": kind, "seconds": medians})
     return rows
 
 
-def deployment(quick: bool) -> list[dict]:
+def deployment(pace: str) -> list[dict]:
     """Equalization, export, size of the files, and latency in onnxruntime."""
     rows = []
-    for width, group, repeats in settings(quick):
+    for width, group, repeats in settings(pace):
         sessions, row = {}, {"width": width, "group": group, "size_mb": {}, "seconds": {}, "latency_ms": {}}
         with tempfile.TemporaryDirectory() as folder:
             for kind in bar(OURS, words=f"exports, width {width}, {group}", unit="network"):
@@ -124,7 +141,7 @@ def deployment(quick: bool) -> list[dict]:
                     name: lambda session=by_batch[size], images=images: session.run(None, {"images": images})
                     for name, by_batch in sessions.items()
                 }
-                rounds, calls = (1, 1) if quick else (2 * repeats, 4 if size == 1 else 1)
+                rounds, calls = (1, 1) if pace == "quick" else (2 * repeats, 4 if size == 1 else 1)
                 words = f"latency, width {width}, {group}, batch {size}"
                 seconds = interleaved(cases, rounds, calls=calls, clock=time.process_time, words=words)
                 row["latency_ms"][str(size)] = {name: 1000 * value for name, value in seconds.items()}
@@ -132,29 +149,31 @@ def deployment(quick: bool) -> list[dict]:
     return rows
 
 
-# Each takes `quick` and gives rows; data_path also takes the seconds of a training step.
+# Each takes the pace and gives rows; data_path also takes the seconds of a training step.
 PARTS: dict[str, Callable[..., list[dict]]] = {
     "training": training,
     "inference": inference,
     "memory": memory,
     "construction": construction,
     "deployment": deployment,
-    "data_path": data_path,
-    "redraw": redraw,
+    "data_path": lambda pace, step: data_path(pace == "quick", step),
+    "redraw": lambda pace: redraw(pace == "quick"),
 }
+ALONE = ("memory", "construction")  # these take a process for each figure, and so most of the time
 
 
-def measure(names: Sequence[str], quick: bool) -> dict:
+def measure(names: Sequence[str], pace: str) -> dict:
     """The saved figures, with these parts measured anew; all of them anew where all are named."""
     torch.set_num_threads(1)
     results = json.loads(SAVED.read_text()) if set(names) != set(PARTS) else {}
-    here = {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}}
+    here = {"date": time.strftime("%Y-%m-%d"), "environment": environment() | {"threads": "1"}, "divisor": DIVISOR}
+    here |= {"notes": ["few repeats"]} if pace == "short" else {}
     results["measured"] = results.get("measured", {}) | dict.fromkeys(names, here)
     watched = bar(names, words="all parts", unit="part")
     for name in watched:
         start = time.perf_counter()
         step = [results["training"][0]["seconds"]["conventional"]] if name == "data_path" else []
-        results[name] = PARTS[name](quick, *step)
+        results[name] = PARTS[name](pace, *step)
         watched.write(f"{name}: {time.perf_counter() - start:.0f} s")
     return results
 
@@ -166,12 +185,23 @@ def main() -> None:
         "tables", help="measure nothing; print the tables of the saved figures, renew benchmarks/README.md"
     )
     command = commands.add_parser("measure", help="measure, save the figures, renew benchmarks/README.md")
-    command.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
-    command.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these, the others stay")
+    pace = command.add_mutually_exclusive_group()
+    pace.add_argument("--quick", action="store_true", help="one repeat at the smallest size; nothing is saved")
+    pace.add_argument(
+        "--short",
+        action="store_true",
+        help=f"the same rows with few repeats, without {' and '.join(ALONE)} unless --only names them; the tables say so",
+    )
+    command.add_argument("--only", nargs="+", choices=PARTS, help="these, the others stay")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=WARNING)  # e2cnn's, at construction
     anew = options.command == "measure"
-    results = measure(options.only, options.quick) if anew else json.loads(SAVED.read_text())
+    if anew:
+        pace = "quick" if options.quick else "short" if options.short else "full"
+        without = ALONE if pace == "short" else ()
+        results = measure(options.only or [name for name in PARTS if name not in without], pace)
+    else:
+        results = json.loads(SAVED.read_text())
     print(tables(results))
     if anew and options.quick:
         return

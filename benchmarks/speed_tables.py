@@ -11,13 +11,13 @@ from equilib.results import markdown_table
 
 def _by_setting(rows: list[dict], name: str, values: str, text: Callable[[float, float], str]) -> str:
     """A row a setting and a column a network: ``text`` makes a cell of the value and its ratio to the conventional one."""
-    return markdown_table(
-        [
-            {name: f"{row['group']}, width {row['width']}"}
-            | {variant: text(value, row["ratio"][variant]) for variant, value in row[values].items()}
-            for row in rows
-        ]
-    )
+    variants = dict.fromkeys(variant for row in rows for variant in row[values])
+    lines = []
+    for row in rows:
+        setting = f"{row['group']}, width {row['width']}" + ", bfloat16" * (row.get("precision") == "bfloat16")
+        found = {variant: text(value, row["ratio"][variant]) for variant, value in row[values].items()}
+        lines.append({name: setting} | dict.fromkeys(variants, "–") | found)
+    return markdown_table(lines)
 
 
 def _seconds(value: float, ratio: float) -> str:
@@ -95,8 +95,21 @@ def machines(results: dict) -> str:
     where: dict[str, list[str]] = {}
     for name, measured in results["measured"].items():
         machine = ", ".join(f"{key} {value}" for key, value in measured["environment"].items())
-        where.setdefault(f"{machine}; {measured['date']}", []).append(name)
+        where.setdefault("; ".join([machine, measured["date"], *measured.get("notes", [])]), []).append(name)
     return "; ".join(f"{', '.join(names)}: {machine}" for machine, names in where.items())
+
+
+NETWORKS = ("training", "inference", "memory", "construction", "deployment")  # parts that compare them
+
+
+def channels(results: dict) -> str:
+    """Which channels the compared networks have, as far as the saved figures say."""
+    known: dict[str, list[str]] = {}
+    for name in NETWORKS:
+        divisor = results["measured"].get(name, {}).get("divisor")
+        words = f"multiples of {divisor}" if divisor else "multiples of |G| and equilib's layers strict, as of old"
+        known.setdefault(words, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {words}" for words, names in known.items())
 
 
 def tables(results: dict) -> str:
@@ -104,7 +117,7 @@ def tables(results: dict) -> str:
     return "\n\n".join(
         [
             f"One thread, batch {BATCH}, 95 × 95 pixels; medians of interleaved runs; × is relative to the conventional "
-            f"network. Measured on: {machines(results)}.",
+            f"network. Measured on: {machines(results)}. Channels: {channels(results)}.",
             _by_setting(results["training"], "training step", "seconds", _seconds),
             _by_setting(results["inference"], "inference", "seconds", _seconds),
             _by_setting(results["memory"], "peak memory of training", "mib", _mebibytes),

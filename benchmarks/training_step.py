@@ -15,18 +15,20 @@ def batch(variant: str, size: int = 95) -> tuple[torch.Tensor, torch.Tensor]:
     return images.contiguous(memory_format=layout), torch.arange(BATCH) % 2
 
 
-def training_step(variant: str, width: float, group: str):
-    """One step as `equilib train` takes it."""
-    return step_of(network(variant, width, group), *batch(variant))
+def training_step(variant: str, width: float, group: str, precision: str = "float32"):
+    """One step as `equilib train` takes it; in bfloat16, as with ``--precision bf16-mixed``."""
+    return step_of(network(variant, width, group), *batch(variant), precision)
 
 
-def step_of(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor):
+def step_of(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, precision: str = "float32"):
     """Forward, backward and AdamW, on patches that are there already."""
     optimizer = torch.optim.AdamW(net.train().parameters(), 1e-4, fused=True)
 
     def step():
         optimizer.zero_grad()
-        F.cross_entropy(net(images), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = F.cross_entropy(net(images), labels)
+        loss.backward()
         optimizer.step()
 
     return step

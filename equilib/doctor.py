@@ -38,12 +38,13 @@ def as_text(lines: list[tuple[str, str]]) -> str:
 
 
 def _lines(data: str | Path | None) -> Iterator[tuple[str, str]]:
-    from equilib.results import environment
+    from equilib.results import bfloat16_instructions, environment
 
     found = environment()
     yield "equilib", f"{found['equilib']}, revision {found['revision']}"
     yield "python", f"{found['python']} ({platform.python_implementation()}), {platform.platform()}"
     yield "processor", f"{found['processor']}, {found['machine']}, {found['instructions']}, {os.cpu_count()} cores"
+    yield "bfloat16", _bfloat16(bfloat16_instructions())
     yield "accelerator", found["accelerator"]
     yield "packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     yield "notebooks", ", ".join(f"{name} {_version(name)}" for name in NOTEBOOK)
@@ -59,6 +60,13 @@ def _lines(data: str | Path | None) -> Iterator[tuple[str, str]]:
     if data is not None:
         yield "PCam", _pcam(Path(data))
     yield "shipped models", _shipped()
+
+
+def _bfloat16(instructions: str) -> str:
+    """What ``--precision bf16-mixed`` gains on this processor."""
+    if instructions == "AMX":
+        return "AMX: --precision bf16-mixed saves memory, and may save time"
+    return f"{instructions or 'no instructions'}, no AMX: --precision bf16-mixed saves memory; whether time, was not measured"
 
 
 def _version(distribution: str) -> str:

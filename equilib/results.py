@@ -258,6 +258,12 @@ def instructions() -> str:
     return torch.backends.cpu.get_cpu_capability() + (f" with {' and '.join(products)}" if products else "")
 
 
+def bfloat16_instructions() -> str:
+    """Those that multiply bfloat16: AMX, whose tiles make mixed precision pay, or vectors; empty where there are none."""
+    found = _capabilities()
+    return next((name for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512_BF16")) if found.get(key)), "")
+
+
 def _capabilities() -> Mapping:
     """What torch found out about the processor; empty before torch 2.11."""
     import torch

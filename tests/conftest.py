@@ -28,25 +28,8 @@ LONGEST_FIRST = [
 ]
 
 
-def repeated(items):
-    """Cells of notebooks that a browser runs in this call, too, and in which nbval has nothing to compare.
-
-    The browser's test asks for more: not only no error in any cell, but no word on stderr either.
-    """
-    browsed = {
-        item.callspec.params["name"] for item in items if item.path.stem == "test_browser" and item.module.CHROMIUM
-    }
-    cells = [item for item in items if item.path.suffix == ".ipynb"]
-    compared = {item.path.stem for item in cells if item.options["check"]}
-    return [item for item in cells if item.path.stem in browsed - compared]
-
-
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
-    dropped = repeated(items)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
-        items[:] = [item for item in items if item not in dropped]
+def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 

@@ -18,6 +18,7 @@ import networks  # noqa: E402
 import runtime_tables  # noqa: E402
 import runtimes  # noqa: E402
 import speed  # noqa: E402
+import speed_tables  # noqa: E402
 import turned  # noqa: E402
 import wasm  # noqa: E402
 
@@ -57,9 +58,49 @@ def test_each_part_keeps_the_machine_that_it_was_measured_on():
     assert "Measured on: training, redraw: processor a; today; deployment: processor b; today." in speed.tables(saved)
 
 
+def test_tables_say_what_the_networks_channels_are_and_where_repeats_were_few():
+    saved = json.loads((ROOT / "benchmarks" / "latest.json").read_text())
+    saved["measured"] = {
+        "training": {"date": "today", "environment": {"processor": "a"}, "divisor": 24, "notes": ["few repeats"]},
+        "memory": {"date": "today", "environment": {"processor": "a"}},
+    }
+    text = speed.tables(saved)
+    assert "Measured on: training: processor a; today; few repeats; memory: processor a; today." in text
+    assert "Channels: training: multiples of 24; inference, memory, construction, deployment: multiples of |G|" in text
+
+
+def test_a_short_run_has_the_rows_of_a_long_one(monkeypatch, tmp_path):
+    """…of all parts but those that take a process for each figure, whose saved figures stay."""
+    rows = {pace: [row[:2] for row in speed.settings(pace)] for pace in ("full", "short")}
+    assert rows["full"] == rows["short"] and len(rows["full"]) == 4
+    asked = []
+    monkeypatch.setattr(speed, "measure", lambda names, pace: asked.append((list(names), pace)) or {})
+    monkeypatch.setattr(speed, "tables", lambda results: "")
+    monkeypatch.setattr(speed, "SAVED", tmp_path / "latest.json")
+    monkeypatch.setattr(speed.marks, "write", lambda *_: None)
+    for arguments in ([], ["--short"], ["--short", "--only", "memory"], ["--quick"]):
+        monkeypatch.setattr(sys, "argv", ["speed.py", "measure", *arguments])
+        speed.main()
+    everything = list(speed.PARTS)
+    quickly = [name for name in everything if name not in ("memory", "construction")]
+    assert asked == [(everything, "full"), (quickly, "short"), (["memory"], "short"), (everything, "quick")]
+
+
+def test_settings_in_bfloat16_are_rows_of_their_own():
+    rows = [
+        {"group": "C4", "width": 1.0, "precision": "float32", "mib": {"a": 2, "b": 4}, "ratio": {"a": 1, "b": 2}},
+        {"group": "C4", "width": 1.0, "precision": "bfloat16", "mib": {"a": 1}, "ratio": {"a": 1}},
+    ]
+    lines = speed_tables._by_setting(rows, "memory", "mib", speed_tables._mebibytes).splitlines()
+    assert lines[2:] == [
+        "| C4, width 1.0 | 2 MiB (×1.00) | 4 MiB (×2.00) |",
+        "| C4, width 1.0, bfloat16 | 1 MiB (×1.00) | – |",
+    ]
+
+
 def test_every_part_gives_figures():
     threads = torch.get_num_threads()
-    rows = speed.training(True) + speed.inference(True)
+    rows = speed.training("quick") + speed.inference("quick")
     assert all(seconds > 0 for row in rows for seconds in row["seconds"].values())
     assert all(row["ratio"]["conventional"] == 1 for row in rows)
     assert all(row["equilib"] > 0 for row in data_path.data_path(True, 0.3))

@@ -73,6 +73,14 @@ def test_the_bootstrap_stands_beside_welch_and_pairs_the_patches():
     assert re.fullmatch(r"\+0\.140 \(Welch \+0\.140 to \+0\.140; bootstrap \+0\.0\d\d to \+0\.2\d\d\)", text)
 
 
+def test_each_side_draws_its_own_seeds():
+    """Seeds 0.2 apart on either side: drawn alike, the sides would keep their distance of 0.05, whatever is drawn."""
+    runs = [run(network, area) for network, area in (("C12_fieldwise", 0.95), ("conventional", 0.9))]
+    runs += [run(network, area, 1) for network, area in (("C12_fieldwise", 0.75), ("conventional", 0.7))]
+    low, high = contrasts.compare(runs, PRIMARY).bootstrap
+    assert low < -0.1 and high > 0.2
+
+
 def test_runs_that_answered_other_patches_are_not_compared():
     other = run("conventional", 0.8)
     other.figures["per_patch"]["label"].reverse()
