@@ -6,11 +6,11 @@ from equilib.live.measure import served  # noqa: F401 (for the tests of pages)
 # Files that take longest: first, so that none of them runs alone at the end (the target `test` hands out whole files in
 # this order).  What each took stands at the end of `make test`.
 LONGEST_FIRST = [
-    "test_browser",
     "test_colab",
-    "04_equivariant_mobilenetv2",
     "test_training",
+    "04_equivariant_mobilenetv2",
     "test_device",
+    "test_browser",
     "test_experiment",
     "test_deploy",
     "06_int8_on_device",

@@ -6,12 +6,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import nbformat
 import pytest
-from conftest import repeated
 
 from equilib import notebooks as course
 from equilib.widgets import Explorer
@@ -276,21 +274,6 @@ def test_nbval_turns_red(tmp_path, cells, red):
     assert (result.returncode != 0) == red, result.stdout + result.stderr
     if not red:
         assert re.search(r"lesson\.ipynb: \d+ s", result.stdout), "the seconds of each notebook are printed"
-
-
-def an_item(file, compared=False, chromium=None):
-    """A cell of a notebook as nbval collects it, or the browser's test of the notebook 01."""
-    path, module = Path(file), SimpleNamespace(CHROMIUM=chromium)
-    callspec = SimpleNamespace(params={"name": "01"})
-    return SimpleNamespace(path=path, options={"check": compared}, module=module, callspec=callspec)
-
-
-def test_a_notebook_is_run_once_where_the_browser_sees_all_that_nbval_would():
-    cells, others = [an_item("01.ipynb"), an_item("01.ipynb")], [an_item("02.ipynb")]
-    browser, blind = (an_item("test_browser.py", chromium=path) for path in ("/usr/bin/chromium", None))
-    assert repeated([*cells, *others, browser]) == cells
-    for kept in ([*cells, *others], [*cells, blind], [*cells, an_item("01.ipynb", compared=True), browser]):
-        assert repeated(kept) == []
 
 
 def test_a_broken_callback_is_not_swallowed():
