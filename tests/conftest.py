@@ -3,26 +3,34 @@ import torch
 
 from equilib.live.measure import served  # noqa: F401 (for the tests of pages)
 
-# Files that take longest on a quiet machine: first, so that none of them runs alone at the end (the target `test` hands
-# out whole files in this order).
+# Files that take longest: first, so that none of them runs alone at the end (the target `test` hands out whole files in
+# this order).  What each took stands at the end of `make test`.
 LONGEST_FIRST = [
-    "browser",
-    "training",
-    "experiments",
-    "colab",
-    "benchmarks",
-    "int8",
-    "whole_way",
-    "results",
-    "layouts",
-    "site",
-    "live",
-    "synthetic",
+    "test_colab",
+    "test_training",
+    "04_equivariant_mobilenetv2",
+    "test_device",
+    "test_browser",
+    "test_experiment",
+    "test_deploy",
+    "06_int8_on_device",
+    "05_data_free_quantization",
+    "test_benchmarks",
+    "test_notebooks",
+    "test_layouts",
+    "test_dfq",
+    "test_site",
+    "test_results",
+    "test_whole_way",
+    "test_live",
+    "test_package",
+    "test_course",
 ]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    order = {f"test_{name}": place for place, name in enumerate(LONGEST_FIRST)}
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 

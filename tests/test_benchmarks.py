@@ -307,4 +307,4 @@ def test_cells_give_both_precisions_or_what_is_known():
     }
     network = {"title": "net", "runtimes": {"node": figures}}
     table = runtime_tables.tables({"measured": {}, "missing": {}, "networks": {"net": network}})
-    assert table.splitlines()[-1] == "| net | WebAssembly, Node | 2.35 → 12 | – | 1.00 → – | – | – | – | – | – |"
+    assert table.splitlines()[-1] == "| net | WebAssembly, Node | 2.35 → 12.3 | – | 1.00 → – | – | – | – | – | – |"

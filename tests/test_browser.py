@@ -29,7 +29,12 @@ FLAGS = [
     "--disable-sync",
 ]
 
-NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+# Those that compute longest are opened by `make nightly`; nbval runs all of them each time.
+LONG = ("04_", "06_")
+NOTEBOOKS = [
+    pytest.param(path.stem, marks=[pytest.mark.nightly] if path.stem.startswith(LONG) else [])
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+]
 
 pytestmark = pytest.mark.slow
 

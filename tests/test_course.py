@@ -1,5 +1,6 @@
 """The course as its users get it: links, copies for students, the repository's address, and whether nbval would notice."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -225,7 +226,8 @@ def nbval(folder, cells):
     options = re.search(r"^NBVAL := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
     options = options.replace("tests/nbval.cfg", str(ROOT / "tests" / "nbval.cfg")).split()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder / "lesson.ipynb")]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    environment = os.environ | {"EQUILIB_BUDGET": "laptop"}  # as make sets it for all
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def cell(source, text=None, *, compared=False):
@@ -257,6 +259,7 @@ explorer = widgets.Explorer(draw, {{"x": ipywidgets.IntSlider(0, 0, 3)}}, descri
                 cell("print(6 * 7)", "42\n", compared=True),
                 cell("print(3)", "4\n"),
                 cell("print('error 1.2e-07')", "error 3.4e-08\n", compared=True),
+                cell("import os\nprint(os.environ['EQUILIB_BUDGET'])", "smoke\n", compared=True),
             ],
             False,
         ),

@@ -12,6 +12,7 @@ from equilib.doctor import report
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics
 from equilib.notebooks import clean, code_cells, watched_runs
 from equilib.progress import bar, in_notebook
+from equilib.results import shipped_results
 
 ROOT = Path(__file__).parent.parent
 
@@ -177,7 +178,8 @@ def test_what_a_bar_leaves_in_a_notebook_is_cleaned_away():
 def test_the_doctor_shows_that_it_asks_the_models(monkeypatch):
     terminal = watched(monkeypatch)
     monkeypatch.setattr("equilib.doctor._same_bits", lambda running, images: True)
-    assert dict(report(None))["shipped models"].startswith("4 INT8 models")
+    shipped = sum("int8 sha256" in entry for entry in shipped_results("checkpoints").values())
+    assert dict(report(None))["shipped models"].startswith(f"{shipped} INT8 models")
     assert "asking the shipped models" in terminal.getvalue()
 
 

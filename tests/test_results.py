@@ -171,9 +171,9 @@ def test_every_processor_is_named(monkeypatch, found, name, instructions):
     """…as torch finds it; where it finds no name, as the system does."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    monkeypatch.setattr(results.Path, "read_text", lambda path: "model name : asked elsewhere\n")
+    monkeypatch.setattr(results.Path, "read_text", lambda path, encoding=None: "model name : asked elsewhere\n")
     assert (results.processor(), results.instructions()) == (name, instructions)
-    monkeypatch.setattr(results.Path, "read_text", lambda path: "")
+    monkeypatch.setattr(results.Path, "read_text", lambda path, encoding=None: "")
     monkeypatch.setattr(results.platform, "processor", lambda: "")
     monkeypatch.setattr(results.platform, "machine", lambda: "riscv64")
     assert results.processor() == (found["cpu_name"] or "riscv64")
