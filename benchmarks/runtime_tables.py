@@ -63,6 +63,8 @@ def tables(results: dict) -> str:
                 figures = network["runtimes"][runtime]
                 cells = {column: _cell(figures, text) for column, text in COLUMNS.items()}
                 cells[RATIO] = _ratio(results, network, runtime)
+                if not figures:
+                    cells[next(iter(COLUMNS))] = "not measured yet"
                 rows.append({"FP32 → INT8": network["title"], "runtime": label} | cells)
     for runtime, way in results["missing"].items():
         cells = dict.fromkeys((*COLUMNS, RATIO), "–") | {next(iter(COLUMNS)): f"missing: {way}"}

@@ -294,6 +294,9 @@ def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, s
     if part == "answers":
         results["data"] = describe_data(setting)
     known = set().union(*(network["runtimes"] for network in results["networks"].values()))
+    for name, network in results["networks"].items():  # a network that came later has rows without figures
+        asked = [runtime for runtime in NAMES if runtime in known and made_of([name], runtime)]
+        network["runtimes"] |= {runtime: {} for runtime in asked if runtime not in network["runtimes"]}
     ways = {name: missing(name, setting.arm) or "not measured yet" for name in NAMES if name not in known}
     return results | {"missing": ways}
 

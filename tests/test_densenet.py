@@ -69,6 +69,7 @@ def test_the_mean_and_the_1x1_convolution_change_places_freely():
         (dict(growth=0), "growth"),
         (dict(group="C12"), "band_limit=False"),
         (dict(input_size=95), "use input_size=96"),
+        (dict(input_size=97), "leaves a grid of 93 pixels"),
         (dict(input_size=32), "input_size"),
         (dict(classes=0), "classes"),
         (dict(dropout=1.0), "dropout"),
