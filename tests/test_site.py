@@ -177,7 +177,7 @@ def test_without_npm_the_site_says_in_one_line_how_to_get_the_live_page(tmp_path
 
 def test_every_section_of_the_readme_and_every_module_has_a_place():
     parts = site.sections((ROOT / "README.md").read_text())
-    assert {site.RESULTS, *site.START, *site.ELSEWHERE} <= set(parts)
+    assert {site.RESULTS, *site.START} <= set(parts)
     assert all((ROOT / source).is_file() for source in site.FILES.values())
     modules = {f"reference/{path.stem}.md" for path in (ROOT / "equilib").glob("*.py") if not path.name.startswith("_")}
     packages = {f"reference/{path.parent.name}.md" for path in (ROOT / "equilib").glob("*/__init__.py")}

@@ -35,7 +35,6 @@ THEME = Path(__file__).parent / "theme"
 # A section of the README that is a page of its own; the start page's; the others stand together on «The library».
 RESULTS = "Results"
 START = ("", "The idea in ten lines", "Notebooks")
-ELSEWHERE = ("For instructors",)  # a link to a page that the site has anyway
 # Files of the project that are pages as they are.
 FILES = {
     "runs.md": "results/README.md",
@@ -236,7 +235,7 @@ def build(paths: Iterable[Path], output: Path) -> None:
 def _prose(with_live: bool) -> dict[str, tuple[str, str]]:
     """The pages that are written by hand: name to Markdown and the folder of the project that it comes from."""
     parts = sections((ROOT / "README.md").read_text(encoding="utf-8"))
-    others = [heading for heading in parts if heading not in (RESULTS, *START, *ELSEWHERE)]
+    others = [heading for heading in parts if heading not in (RESULTS, *START)]
     files = {name: (ROOT / source) for name, source in FILES.items()}
     return {
         "index.md": (start_page(parts, with_live), ""),
