@@ -3,9 +3,9 @@
     python benchmarks/layouts.py [--runtimes onnxruntime openvino] [--quick] [--save]
 
 Field-wise networks with k fields in one group (k = 1 is as written) or cut into dense pieces, and strict ones with padded
-depthwise channels, each beside the conventional network of the same channels; INT8 and FP32, one thread, interleaved.  Medians of processor time,
-which other programs disturb less than they do the time that passes; what counts is the ratios.  `--save` keeps the figures
-in benchmarks/layouts.json, under this architecture and runtime.
+depthwise channels, each beside the conventional network of the same channels; INT8 and FP32, one thread, interleaved.
+Medians of processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.
+`--save` keeps the figures in benchmarks/layouts.json, under this architecture and runtime, and their table in README.md.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ def rewrite(model, layout: Layout):
     graph = ConvGraph(result.graph)
     changed = _pad(graph, layout.depthwise_multiple)
     graph.store()
-    changed |= cut(graph, layout.piece_channels)
-    graph = ConvGraph(result.graph)
+    if cut(graph, layout.piece_channels):
+        graph, changed = ConvGraph(result.graph), True
     changed |= _merge(graph, layout.group_channels)
     graph.store()
     if not changed:

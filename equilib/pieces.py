@@ -32,7 +32,8 @@ def cut(graph: ConvGraph, piece_channels: int) -> bool:
     """
     if piece_channels == 1:
         return False
-    cuts = [found for conv in graph.convs.values() if (found := _Cut.of(graph, conv, piece_channels))]
+    readers = _readers(graph)
+    cuts = [found for conv in graph.convs.values() if (found := _Cut.of(graph, readers, conv, piece_channels))]
     if not cuts:
         return False
     replaced = {id(one.last): one.nodes() for one in cuts}
@@ -44,10 +45,9 @@ def cut(graph: ConvGraph, piece_channels: int) -> bool:
 class _Cut:
     """One grouped convolution, what is around it, and how many groups a piece has."""
 
-    def __init__(self, graph: ConvGraph, conv: Conv, merged: int):
-        self.graph, self.conv, self.merged = graph, conv, merged
+    def __init__(self, graph: ConvGraph, readers: dict[str, list], conv: Conv, merged: int):
+        self.graph, self.readers, self.conv, self.merged = graph, readers, conv, merged
         self.count = conv.groups // merged
-        self.readers = _readers(graph)
         self.behind = self._followers(conv.node)
         self.last = self.behind[-1] if self.behind else conv.node
         # Integers are cut, not what DequantizeLinear makes of them: each piece gets one of its own.
@@ -58,14 +58,14 @@ class _Cut:
         self.source = self.dequantize.input[0] if self.dequantize else conv.node.input[0]
 
     @classmethod
-    def of(cls, graph: ConvGraph, conv: Conv, piece_channels: int) -> _Cut | None:
+    def of(cls, graph: ConvGraph, readers: dict[str, list], conv: Conv, piece_channels: int) -> _Cut | None:
         width, rows = conv.weight.array.shape[1], conv.outputs // conv.groups
         if conv.groups == 1 or width == 1 or not all(constant.per_tensor for constant in conv.constants):
             return None
         unit = lcm(width, _MULTIPLE) // width  # groups
         for merged in range(unit, conv.groups, unit):
             if conv.groups % merged == 0 and merged * min(width, rows) >= piece_channels:
-                return cls(graph, conv, merged)
+                return cls(graph, readers, conv, merged)
         return None
 
     def nodes(self) -> list:

@@ -136,7 +136,8 @@ def open_model(path: str | Path, *, threads: int = 1, batch: int = 1, runtime: s
         )
     if path.is_file():
         check_external_data(path)
-    session = device.session(path, threads=threads, batch=batch)
+    # Where another runtime answers, this session is only asked what the file takes.
+    session = device.session(path, threads=threads, batch=batch if runtime == DEFAULT else 1)
     inputs = session.get_inputs()[0]
     fixed, _, height, width = inputs.shape
     if isinstance(fixed, int) and fixed != 1:
