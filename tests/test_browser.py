@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -59,12 +60,10 @@ def browser():
         running.close()
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """JupyterLab as `make lab` starts it, on a copy of the notebooks, at the smoke budget."""
-    folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    # By default JupyterLab renders only the cells in view, so that a test could not find the others.
+@contextmanager
+def jupyter(module, folder, served):
+    """The address of a Jupyter server, ``jupyterlab`` or ``notebook``, whose files all lie in ``folder``, at the smoke budget."""
+    # By default Jupyter renders only the cells in view, so that a test could not find the others.
     settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
@@ -77,8 +76,8 @@ def lab(tmp_path_factory):
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--IdentityProvider.token="]
-    command += [f"--port={port}", "--ServerApp.port_retries=0", "--expose-app-in-browser", str(folder / "notebooks")]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--IdentityProvider.token="]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", "--expose-app-in-browser", str(served)]
     with (folder / "log.txt").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
@@ -89,10 +88,19 @@ def lab(tmp_path_factory):
             except OSError:
                 assert server.poll() is None, (folder / "log.txt").read_text()
                 time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}/lab"
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab as `make lab` starts it, on a copy of the notebooks, at the smoke budget."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    with jupyter("jupyterlab", folder, folder / "notebooks") as address:
+        yield f"{address}/lab"
 
 
 def open_and_run(page, lab, name):

@@ -3,17 +3,11 @@
 Skipped where the package notebook is not installed (``pip install notebook``: the course does not need it).
 """
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
-from urllib.request import urlopen
 
 import pytest
-from test_browser import ROOT, browser, keep_screenshot, widget_cells, widgets_of  # noqa: F401 (a fixture)
+from test_browser import ROOT, browser, jupyter, keep_screenshot, widget_cells, widgets_of  # noqa: F401 (a fixture)
 
 NAME = "01_feature_fields"
 
@@ -28,35 +22,8 @@ def address(tmp_path_factory):
     """Of Notebook 7 on a copy of the notebook, at the smoke budget."""
     folder = tmp_path_factory.mktemp("notebook7")
     shutil.copy(ROOT / "notebooks" / f"{NAME}.ipynb", folder)
-    # By default only the cells in view are drawn, so that a test could not find the others.
-    settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
-    settings.mkdir(parents=True)
-    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "EQUILIB_BUDGET": "smoke",
-        "EQUILIB_CACHE": str(folder / "cache"),
-        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        "JUPYTER_CONFIG_DIR": str(folder / "config"),
-    }
-    command = [sys.executable, "-m", "notebook", "--no-browser", "--allow-root", "--IdentityProvider.token="]
-    command += [f"--port={port}", "--ServerApp.port_retries=0", "--expose-app-in-browser", str(folder)]
-    with (folder / "log.txt").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(240):
-            try:
-                urlopen(f"http://127.0.0.1:{port}/api/status", timeout=1)
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "log.txt").read_text()
-                time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}/notebooks/{NAME}.ipynb"
-    finally:
-        server.terminate()
-        server.wait(20)
+    with jupyter("notebook", folder, folder) as server:
+        yield f"{server}/notebooks/{NAME}.ipynb"
 
 
 def click_on_sliders(page, box):
