@@ -49,7 +49,8 @@ def _ratio(results: dict, network: dict, runtime: str) -> str:
     names = [name for name, one in results["networks"].items() if one is network or one is other]
     passes = runtime in WALL_CLOCK
     together = any(
-        set(names) <= set(entry["networks"]) and not (passes and any("beside" in note for note in entry.get("notes", [])))
+        set(names) <= set(entry["networks"])
+        and not (passes and any("beside" in note for note in entry.get("notes", [])))
         for entry in results["measured"].get("latency", {}).get(runtime, [])
     )
     if other is None or other is network or not together:

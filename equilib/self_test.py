@@ -123,9 +123,7 @@ def make(network: nn.Module, shape: tuple[int, ...]) -> SelfTest:
     return _kept_test(tuple(shape), low, high, outputs.numpy(), tolerance)
 
 
-def _kept_test(
-    shape: tuple[int, ...], low: float, high: float, outputs: np.ndarray, tolerance: float
-) -> SelfTest:
+def _kept_test(shape: tuple[int, ...], low: float, high: float, outputs: np.ndarray, tolerance: float) -> SelfTest:
     """The self-test that keeps these outputs, in few digits."""
     kept = _kept(outputs.astype(np.float64))
     scale = np.abs(kept).max()
@@ -185,7 +183,9 @@ def _clipped(model, levels: dict[str, tuple[float, float]]):
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in levels:
             name = node.input[0]
-            ends = [onnx.numpy_helper.from_array(np.float32(end), f"{name}_end{n}") for n, end in enumerate(levels[name])]
+            ends = [
+                onnx.numpy_helper.from_array(np.float32(end), f"{name}_end{n}") for n, end in enumerate(levels[name])
+            ]
             model.graph.initializer.extend(ends)
             clip = onnx.helper.make_node("Clip", [sources[name], *(end.name for end in ends)], list(node.output))
             node.CopyFrom(clip)

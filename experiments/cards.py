@@ -63,7 +63,9 @@ def networks_table() -> str:
                 "network": f"`{name}`",
                 "parameters": f"{figures['parameters']:,}",
                 "MACs [millions]": f"{figures['macs'] / 1e6:.0f}",
-                "INT8 file [bytes]": f"{shipped_int8(name).stat().st_size:,}" if "int8 sha256" in entry else "not shipped",
+                "INT8 file [bytes]": f"{shipped_int8(name).stat().st_size:,}"
+                if "int8 sha256" in entry
+                else "not shipped",
                 "FP32 [%]": with_interval(study.accuracy([run])),
                 "INT8 [%]": with_interval(study.accuracy([run], "int8")),
                 "AUC": f"{figures['accuracy']['fp32']['auc']:.3f}",

@@ -205,7 +205,9 @@ def test_latency_is_compared_at_the_same_channels_and_of_one_measurement():
     networks_ = {
         title: {
             "title": title,
-            "runtimes": dict.fromkeys(("onnxruntime", "node"), {"INT8": {"milliseconds": {"1": time, "32": 10 * time}}}),
+            "runtimes": dict.fromkeys(
+                ("onnxruntime", "node"), {"INT8": {"milliseconds": {"1": time, "32": 10 * time}}}
+            ),
         }
         for title, time in zip(titles, (1.0, 2.0, 3.0))
     }
@@ -221,7 +223,9 @@ def test_latency_is_compared_at_the_same_channels_and_of_one_measurement():
     assert last_cells(titles[:2], titles[2:]) == ["–", "–", "–"]
     beside = {"notes": ["beside other programs"]}
     assert last_cells(titles, **beside) == ["–", "–", "–"], "other programs take time that passes"
-    assert last_cells(titles, runtime="onnxruntime", **beside) == ["–", "–", "×1.50; ×1.50"], "a processor's time is its own"
+    assert last_cells(titles, runtime="onnxruntime", **beside) == ["–", "–", "×1.50; ×1.50"], (
+        "a processor's time is its own"
+    )
 
 
 def test_the_short_table_holds_networks_of_the_same_channels_whose_time_is_known():
