@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from statistics import median
 
@@ -116,12 +117,15 @@ def ledger_and_cards() -> dict[str, str]:
 
 
 def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short."""
+    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short.
+
+    Labels name a depthwise layer that is not the strict one; here the strict one is named, too.
+    """
     left_out = ("width", "channels, multiples of", "trained on", "INT8 − FP32 [points]")
     left_out += ("classes that flip at quarter turns, INT8",)
     return [
         {name: text for name, text in row.items() if name not in left_out}
-        | {"network": contrasts.short(row["network"])}
+        | {"network": re.sub(r"^([CD]\d+)$", r"\1, strict", contrasts.short(row["network"]))}
         for row in rows
     ]
 
