@@ -113,6 +113,20 @@ def test_a_module_does_without(module, without):
     assert found.stdout.split() == []
 
 
+# Started by another program of ours, which reads to the end; `arm.py` runs where there is no equilib.
+PARTS_OF_OTHERS = {"arm.py", "fresh.py", "one_runtime.py"}
+
+
+def test_every_command_ends_quietly_where_its_reader_leaves():
+    """`… | head`: whatever can be started goes through :mod:`equilib.cli.process`."""
+    started = {path: path.read_text().partition('\nif __name__ == "__main__":\n')[2] for path in SOURCES}
+    started = {path: block for path, block in started.items() if block and path.name not in PARTS_OF_OTHERS}
+    assert len(started) >= 12
+    own = {ROOT / "equilib" / "__main__.py": "sys.exit(main())"}  # also the console script, so within main
+    wrong = [path for path, block in started.items() if own.get(path, "until_closed(main") not in block]
+    assert wrong == [] and "return until_closed(" in (ROOT / "equilib" / "__main__.py").read_text()
+
+
 def test_every_room_is_listed():
     listed = (ROOT / "CONTRIBUTING.md").read_text()
     rooms = {name.split(".")[1] for name in MODULES if "." in name and not name.endswith("__main__")}
