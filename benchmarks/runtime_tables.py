@@ -18,6 +18,8 @@ COLUMNS: dict[str, Callable[[dict], str | None]] = {
     "patches": lambda row: f"{row['patches']:,}" if "patches" in row else None,
 }
 
+# Runtimes that know no processor time, so that the time that passes is measured.
+WALL_CLOCK = ("node", "chromium")
 RATIO = "INT8, × the conventional one of its channels (batch 1; 32)"
 
 
@@ -40,12 +42,15 @@ def _of_its_channels(results: dict, network: dict) -> dict | None:
 def _ratio(results: dict, network: dict, runtime: str) -> str:
     """INT8 at batch 1 and 32 relative to the conventional network of the same channels.
 
-    Only where both are of one measurement, on a machine that did nothing else.
+    Only where both are of one measurement, and, where time that passes is measured (WebAssembly), on a machine that did
+    nothing else.
     """
     other = _of_its_channels(results, network)
     names = [name for name, one in results["networks"].items() if one is network or one is other]
+    passes = runtime in WALL_CLOCK
     together = any(
-        set(names) <= set(entry["networks"]) and not any("beside" in note for note in entry.get("notes", []))
+        set(names) <= set(entry["networks"])
+        and not (passes and any("beside" in note for note in entry.get("notes", [])))
         for entry in results["measured"].get("latency", {}).get(runtime, [])
     )
     if other is None or other is network or not together:

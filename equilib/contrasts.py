@@ -12,8 +12,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from equilib import study_tables
 from equilib.bootstrap import area_under_curve, interval, over_runs, patch_counts, resampled_areas, resampled_means
-from equilib.study import Run, welch
+from equilib.study import Run, advantage, welch
 from equilib.variant import ANY_ANGLE, Variant
 
 DIVISOR = 24
@@ -208,6 +209,8 @@ CONFIRMATION = {
     "accuracy at the validation threshold, confirmation": Measure("confirmation", chosen=True),
 }
 CONFIRMS = "AUC, confirmation"
+# No measure of the plan's, which compares in FP32.
+IN_INT8 = "accuracy in INT8, test"
 
 
 UNKNOWN = (float("nan"), float("nan"))
@@ -317,7 +320,7 @@ def missing(runs: Sequence[Run], contrast: Contrast, seeds: Sequence[int] | None
 
 
 def contrast_rows(runs: Sequence[Run], *, confirmed: bool = False) -> list[dict[str, str]]:
-    """A row for each contrast of the plan; differences of accuracy in percentage points.
+    """A row for each contrast of the plan, in its measures and, beside these, in INT8; accuracies in percentage points.
 
     Args:
         runs: as :func:`of_plan` gives them.
@@ -330,6 +333,8 @@ def contrast_rows(runs: Sequence[Run], *, confirmed: bool = False) -> list[dict[
         row = {"contrast": f"{contrast.network} − {contrast.baseline}", "level": contrast.level}
         row |= {"what lies between": contrast.asks, "seeds": "{} and {}".format(*found[DECIDES].runs)}
         row |= {measure: difference_text(measure, difference) for measure, difference in found.items()}
+        sides = [sided(runs, name) for name in (contrast.network, contrast.baseline)]
+        row[IN_INT8] = study_tables.difference(advantage(*sides, "int8")) if all(sides) else "not run"
         row["verdict"] = verdict(found[DECIDES], found.get(CONFIRMS))
         rows.append(row | {"seeds not run": missing(runs, contrast) or "none"})
     return rows

@@ -77,6 +77,28 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int | tuple[in
     return path
 
 
+def add_self_test(path: str | Path) -> Path:
+    """Give an INT8 file that was written without a self-test its own (:func:`equilib.self_test.of_file`).
+
+    The graph stays, and so does a file that has one.
+
+    Raises:
+        ValueError: no INT8 network of this project, or this machine's integer kernels answer otherwise than its graph.
+    """
+    import onnx
+
+    path = Path(path)
+    model = onnx.load(path)
+    if any(entry.key == self_test.KEY for entry in model.metadata_props):
+        return path
+    expected = self_test.of_file(path)
+    onnx.helper.set_model_props(model, {self_test.KEY: expected.to_json()})
+    with written_whole(path) as temporary:
+        onnx.save(model, temporary)
+        _check_answers(_open(temporary, 1), path, expected.to_json())
+    return path
+
+
 # Operators that ONNX has as they are.  torch's exporter traces a program anew, to take apart those that it has not; of a
 # program without such the same graph comes out, so that the tracing, half of an export's time, can be left out.
 IN_ONNX = frozenset(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class SelfTest:
         actual = _kept(np.asarray(outputs, np.float64))
         if actual.shape != expected.shape:
             return float("nan")
-        return float(np.sqrt(np.square(actual - expected).mean()))
+        return _root_mean_square(actual - expected)
 
     def to_json(self) -> str:
         """For the file's metadata; :func:`read` gives the object back."""
@@ -118,12 +119,88 @@ def make(network: nn.Module, shape: tuple[int, ...]) -> SelfTest:
         if quantizer is None:
             tolerance = 1e-4 * outputs.abs().max().item()
         else:
-            rounding = (outputs - _unrounded(network)(images)).double().square().mean().sqrt().item()
-            tolerance = 6**0.5 * rounding
-    kept = _kept(outputs.numpy().astype(np.float64))
+            tolerance = 6**0.5 * _root_mean_square((outputs - _unrounded(network)(images)).numpy())
+    return _kept_test(tuple(shape), low, high, outputs.numpy(), tolerance)
+
+
+def _kept_test(shape: tuple[int, ...], low: float, high: float, outputs: np.ndarray, tolerance: float) -> SelfTest:
+    """The self-test that keeps these outputs, in few digits."""
+    kept = _kept(outputs.astype(np.float64))
     scale = np.abs(kept).max()
     answers = tuple(tuple(float(f"{value:.7g}") for value in row) for row in kept)
-    return SelfTest(tuple(shape), low, high, answers, float(f"{max(tolerance, 1e-5 * scale, 1e-30):.3g}"))
+    return SelfTest(shape, low, high, answers, float(f"{max(tolerance, 1e-5 * scale, 1e-30):.3g}"))
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.square(values.astype(np.float64)).mean()))
+
+
+def of_file(path: str | Path) -> SelfTest:
+    """The self-test of an INT8 file that was written without one: what :func:`make` would have kept, from the graph alone.
+
+    Its answers are those of the file's own graph without integer kernels: onnxruntime with no optimization rounds each
+    tensor where the file says so, and computes real numbers in between.  A file has no other weights than rounded ones,
+    so the tolerance is that of rounded activations alone, about half of what :func:`make` allows.
+
+    Raises:
+        ValueError: the file is not of :func:`equilib.device.export_onnx`, or not in INT8.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    inputs = model.graph.input
+    shape = [size.dim_value for size in inputs[0].type.tensor_type.shape.dim][1:] if len(inputs) == 1 else []
+    levels = _levels_of_activations(model.graph)
+    if len(shape) != 3 or not levels:
+        raise ValueError(f"{path} is no INT8 network of `equilib quantize`, so it cannot get a self-test")
+    low, high = next(iter(levels.values()))
+    images = SelfTest(tuple(shape), low, high, (), 0.0).images()
+    rounded = _without_kernels(model, images)
+    rounding = _root_mean_square(rounded - _without_kernels(_clipped(model, levels), images))
+    return _kept_test(tuple(shape), low, high, rounded, 6**0.5 * rounding)
+
+
+def _levels_of_activations(graph) -> dict[str, tuple[float, float]]:
+    """The lowest and highest value that each QuantizeLinear of a tensor (not of a constant) can give, by its output."""
+    from onnx import numpy_helper
+
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in known:
+            scale, zero_point = float(known[node.input[1]]), known[node.input[2]]
+            ends = np.iinfo(zero_point.dtype)
+            found[node.output[0]] = tuple(scale * (end - float(zero_point)) for end in (ends.min, ends.max))
+    return found
+
+
+def _clipped(model, levels: dict[str, tuple[float, float]]):
+    """A copy of a model that clips where it quantized."""
+    import onnx
+
+    model = deepcopy(model)
+    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in levels:
+            name = node.input[0]
+            ends = [
+                onnx.numpy_helper.from_array(np.float32(end), f"{name}_end{n}") for n, end in enumerate(levels[name])
+            ]
+            model.graph.initializer.extend(ends)
+            clip = onnx.helper.make_node("Clip", [sources[name], *(end.name for end in ends)], list(node.output))
+            node.CopyFrom(clip)
+    return model
+
+
+def _without_kernels(model, images: np.ndarray) -> np.ndarray:
+    """What a model answers when onnxruntime fuses nothing, (images, outputs)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    running = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return running.run(None, {running.get_inputs()[0].name: images})[0]
 
 
 class _Clip(nn.Module):

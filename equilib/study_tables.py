@@ -151,11 +151,11 @@ def int8_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 # The stages of quantization, in the order in which a network takes them; the words are those of a row.
-NAIVE = (("naive", "int8 naive, simulated"), ("equalized", "int8 simulated"))
+NAIVE = (("naive", "int8 naive, simulated"), ("equalized, absorbed", "int8 simulated"))
 LADDER = (
     ("naive", "naive"),
     ("equalized", "+ equalization"),
-    ("absorbed", "+ absorption"),
+    ("equalized, absorbed", "+ absorption"),
     ("bias corrected", "+ bias correction"),
     ("per channel", "per channel"),
 )

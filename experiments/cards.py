@@ -6,7 +6,7 @@ import numpy as np
 import runs
 
 from equilib import study, study_tables
-from equilib.results import markdown_table, read_results
+from equilib.results import markdown_table, read_results, shipped_int8
 from equilib.stains import Slide
 from equilib.tissue import SPLITS, draw_patch, draw_slide
 
@@ -32,12 +32,17 @@ def files_table() -> str:
                     kind for key, kind in (("sha256", ".pt"), ("int8 sha256", ".onnx (INT8)")) if key in entry
                 ),
                 "trained on": entry["data"],
-                "made by": f"`{entry['made by']}`",
+                "made by": f"`{today(entry['made by'])}`",
                 "best epoch": str(entry["best epoch"]),
             }
             for name, entry in shipped().items()
         ]
     )
+
+
+def today(command: str) -> str:
+    """A command of the day of a training, as it is written now: benchmarks/grid.py became experiments/grid.py train."""
+    return command.replace("python benchmarks/grid.py ", "python experiments/grid.py train ")
 
 
 def networks_table() -> str:
@@ -58,7 +63,9 @@ def networks_table() -> str:
                 "network": f"`{name}`",
                 "parameters": f"{figures['parameters']:,}",
                 "MACs [millions]": f"{figures['macs'] / 1e6:.0f}",
-                "INT8 file [bytes]": f"{figures['onnx_bytes']:,}" if "int8 sha256" in entry else "not shipped",
+                "INT8 file [bytes]": f"{shipped_int8(name).stat().st_size:,}"
+                if "int8 sha256" in entry
+                else "not shipped",
                 "FP32 [%]": with_interval(study.accuracy([run])),
                 "INT8 [%]": with_interval(study.accuracy([run], "int8")),
                 "AUC": f"{figures['accuracy']['fp32']['auc']:.3f}",

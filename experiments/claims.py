@@ -88,7 +88,7 @@ def figures() -> dict[str, object]:
         "c12_runs": len(twelve),
         "int8_conventional": change(study.int8_change(conventional)),
         "int8_equivariant": change(study.int8_change(turning)),
-        "identical": min(run.figures["int8_identical_under_quarter_turns"] for run in turning),
+        "identical": min(map(_identical, turning)),
         "error_before": error(twelve, "trained", 30),
         "error_equalized": error(twelve, "equalized", 30),
         "error_after": error(twelve, "int8", 30),
@@ -105,7 +105,7 @@ def figures() -> dict[str, object]:
         "macs_ours": ours[0].figures["macs"] / 1e6,
         "macs_theirs": theirs[0].figures["macs"] / 1e6,
         "best": 100 * best.correct().mean(),
-        "best_network": best.network,
+        "best_run": f"{best.network}, seed {best.seed}",
     }
     few = runs.SIZES[0][0]
     strict = [study.select(grid, network=network, width=0.35, patches=most) for network in ("C12", "conventional")]
@@ -150,6 +150,38 @@ def protects(every: Sequence[study.Run]) -> str:
         "their validation losses alone), so symmetry and rate cannot be told apart; of the plan's trials, "
         f"`{contrasts.run_name('C12_fieldwise', 0, learning_rate=fast)}` is the first that will."
     )
+
+
+def rotation_table() -> str:
+    """What the claims on rotations count: all runs with their record of equivariance, by group."""
+    every = [run for name in ("grid", "ablation", "evidence") for run in study.shipped_runs(name)]
+    rows = []
+    for group in ("conventional", *sorted({run.variant.group for run in every if run.variant.symmetric})):
+        chosen = [run for run in every if _group(run) == group]
+        rows.append(
+            {
+                "networks": group,
+                "runs": str(len(chosen)),
+                "largest error at 90°, FP32": f"{max(errors(chosen, 'trained', 90)):.0e}",
+                "INT8 identical under quarter turns, least": f"{min(map(_identical, chosen)):.1%}",
+                "classes that flip between quarter turns": f"{fmean(map(_flips_between, chosen)):.1%}",
+                "error at 30°, FP32": f"{error(chosen, 'trained', 30):.3f}",
+                "equalized": f"{error(chosen, 'equalized', 30):.3f}",
+                "INT8": f"{error(chosen, 'int8', 30):.3f}",
+            }
+        )
+    return markdown_table(rows)
+
+
+def _group(run: study.Run) -> str:
+    """Its group, of an equivariant network of more than the identity; «conventional»; else nothing."""
+    if run.variant.symmetric:
+        return run.variant.group
+    return "conventional" if run.variant.conventional else ""
+
+
+def _identical(run: study.Run) -> float:
+    return run.figures["int8_identical_under_quarter_turns"]
 
 
 def change(estimate: study.Estimate) -> str:

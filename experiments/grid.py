@@ -93,7 +93,8 @@ def repeat(run: Run, data: str, folder: Path) -> None:
 def ship(run: Run | PlannedRun, folder: Path, *, int8_only: bool = False) -> None:
     """Keep the weights and the INT8 model of a finished run with the project; checkpoints.json and the model card follow.
 
-    The INT8 file is the one that was measured: made anew on another processor, weights may round the other way.
+    The INT8 file is the one that was measured: made anew on another processor, weights may round the other way.  Where
+    it was written before files carried a self-test, it gets one.
 
     Args:
         run: has its JSON.
@@ -115,16 +116,18 @@ def ship(run: Run | PlannedRun, folder: Path, *, int8_only: bool = False) -> Non
     if any(config[name] != value for name, value in known.items()) or model.stat().st_size != figures["onnx_bytes"]:
         raise ValueError(f"{folder} holds another training than {run.json}: its options or the size of its file differ")
     name = f"pcam_{run.name}"
+    with written_whole(RESULTS / f"{name}.onnx") as temporary:
+        temporary.write_bytes(model.read_bytes())
+        device.add_self_test(temporary)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     entry = {
-        "int8 sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "int8 sha256": digest,
         "data": f"{contents['data']['label']}, {run.patches:,} training patches",
         "made by": contents["command"],
         "best epoch": figures["best_epoch"],
     }
     if not int8_only:
         entry = {"sha256": save_weights(checkpoint, RESULTS / f"{name}.pt")} | entry
-    with written_whole(RESULTS / f"{name}.onnx") as temporary:
-        temporary.write_bytes(model.read_bytes())
     write_json(RESULTS / "checkpoints.json", read_results(RESULTS / "checkpoints.json") | {name: entry})
 
 

@@ -163,11 +163,46 @@ def test_a_self_test_that_is_damaged_is_said(written, tmp_path, text):
 
 
 def test_a_file_without_self_test_still_runs(written, tmp_path):
-    def drop(model):
-        del model.metadata_props[:]
-
     expected = run_model(device.session(written), X)
-    assert torch.equal(run_model(device.session(_changed(written, tmp_path, drop)), X), expected)
+    assert torch.equal(run_model(device.session(_changed(written, tmp_path, _drop)), X), expected)
+
+
+def _drop(model):
+    del model.metadata_props[:]
+
+
+def test_a_file_without_self_test_can_get_one(written, tmp_path):
+    """From the graph alone: the answers that the simulation would have given, and a tolerance that is no wider."""
+    path = _changed(written, tmp_path, _drop)
+    kept, found = (self_test.read(_self_test_of(device.add_self_test(one))) for one in (written, path))
+    assert (found.shape, found.low, found.high) == (kept.shape, pytest.approx(kept.low), pytest.approx(kept.high))
+    assert found.error(kept.answers) <= found.tolerance <= kept.tolerance
+    assert onnx.load(path).graph == onnx.load(written).graph
+    before = path.read_bytes()
+    assert device.add_self_test(path).read_bytes() == before, "a file that has one stays"
+
+    def other_weight(model):
+        weight = max((one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8), key=_size)
+        values = onnx.numpy_helper.to_array(weight)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), weight.name))
+
+    with pytest.raises(ValueError, match="wrong answers on this machine"):
+        device.session(_changed(path, tmp_path, other_weight))
+
+
+def _size(tensor):
+    return len(tensor.raw_data)
+
+
+def _self_test_of(path):
+    (entry,) = [entry for entry in onnx.load(path).metadata_props if entry.key == self_test.KEY]
+    return entry.value
+
+
+def test_only_an_int8_network_of_ours_can_get_a_self_test(tmp_path):
+    path = device.export_onnx(nn.Sequential(_block(3, 8), _tail(8)).eval(), tmp_path / "fp32.onnx", 16)
+    with pytest.raises(ValueError, match="fp32.onnx is no INT8 network"):
+        device.add_self_test(_changed(path, tmp_path, _drop).rename(tmp_path / "fp32.onnx"))
 
 
 def test_images_of_the_self_test_are_the_same_everywhere():

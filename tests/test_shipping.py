@@ -4,17 +4,25 @@ import hashlib
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent / "experiments"))
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "experiments"))
 import grid  # noqa: E402
 import runs as ordered  # noqa: E402
 
-from equilib import results  # noqa: E402
+from equilib import results, self_test  # noqa: E402
 from equilib.mobilenet import build, count_parameters  # noqa: E402
 from equilib.runs import save_checkpoint, shipped_network  # noqa: E402
 
 RUN = ordered.PlannedRun("C12_fieldwise", 1)
+
+
+def without_self_test(source, target):
+    model = onnx.load(source)
+    del model.metadata_props[:]
+    onnx.save(model, target)
 
 
 @pytest.fixture
@@ -36,8 +44,9 @@ def folders(tmp_path, monkeypatch):
         "optimizer": {name: value.clone() for name, value in state.items()},
     }
     save_checkpoint(checkpoint, runs / RUN.name / "best.ckpt")
-    (runs / f"{RUN.name}_int8.onnx").write_bytes(b"the measured file")
-    model = {"config": config.to_dict() | {"data": "data"}, "onnx_bytes": 17, "best_epoch": 6}
+    measured = runs / f"{RUN.name}_int8.onnx"
+    without_self_test(ROOT / "results" / "pcam_C4_w0.35_20000_seed0.onnx", measured)
+    model = {"config": config.to_dict() | {"data": "data"}, "onnx_bytes": measured.stat().st_size, "best_epoch": 6}
     results.write_json(RUN.json, {"data": {"label": "made up"}, "command": "train it", "model": model})
     return shipped, runs
 
@@ -50,13 +59,15 @@ def test_a_run_ships_with_its_weights_its_file_and_how_it_was_made(folders):
         "another": {},
         name: {
             "sha256": hashlib.sha256((shipped / f"{name}.pt").read_bytes()).hexdigest(),
-            "int8 sha256": hashlib.sha256(b"the measured file").hexdigest(),
+            "int8 sha256": hashlib.sha256((shipped / f"{name}.onnx").read_bytes()).hexdigest(),
             "data": "made up, 20,000 training patches",
             "made by": "train it",
             "best epoch": 6,
         },
     }
-    assert results.shipped_int8(name).read_bytes() == b"the measured file"
+    kept = onnx.load(results.shipped_int8(name))
+    assert kept.graph == onnx.load(runs / f"{RUN.name}_int8.onnx").graph, "the measured file"
+    assert [entry.key for entry in kept.metadata_props] == [self_test.KEY]
     network = shipped_network(name)
     assert network.config == RUN.config("").network and count_parameters(network) == 58_686
     assert (shipped / f"{name}.pt").stat().st_size < (runs / RUN.name / "best.ckpt").stat().st_size * 0.6
@@ -86,7 +97,7 @@ def test_what_is_missing_is_named_and_nothing_ships(folders, missing):
 def test_another_training_of_the_same_name_is_refused(folders):
     shipped, runs = folders
     record = results.read_results(RUN.json)
-    for change in ({"onnx_bytes": 18}, {"config": record["model"]["config"] | {"learning_rate": 0.01}}):
+    for change in ({"onnx_bytes": 17}, {"config": record["model"]["config"] | {"learning_rate": 0.01}}):
         results.write_json(RUN.json, record | {"model": record["model"] | change})
         with pytest.raises(ValueError, match="holds another training than .*seed1.json"):
             grid.ship(RUN, runs)
