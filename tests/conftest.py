@@ -69,3 +69,13 @@ def small():
     from equilib.mobilenet import MobileNetConfig
 
     return MobileNetConfig(width=0.35, group="C4")
+
+
+@pytest.fixture(params=["conventional", "equivariant", "equivariant, group max"])
+def network(request, tissue):
+    """Plain networks as equalization gets them, in double precision."""
+    from equilib.mobilenet import MobileNetConfig, build, exported
+
+    pooling = "max" if "max" in request.param else "mean"
+    config = MobileNetConfig(width=0.35, group="C4", group_pooling=pooling)
+    return exported(randomize(build(request.param.split(",")[0], config), tissue)).double()

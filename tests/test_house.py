@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "equilib").rglob("*.py"))
 SOURCES = [*PACKAGE, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 450, 60
 
 
@@ -52,7 +53,7 @@ def imports(source, package=""):
     return found & set(MODULES)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path):
     text = path.read_text()
     assert text.count("\n") <= FILE_LINES

@@ -85,20 +85,20 @@ BIAS_CORRECTION = mutants_of(
         "standard deviations of a sum add",
         "(first.std.square() + second.std.square()).sqrt()",
         "(first.std + second.std)",
-        "test_dfq.py",
+        "test_bias_correction.py",
     ),
     (
         "expected errors are added",
         "module.bias.data - shift",
         "module.bias.data + shift",
-        "test_dfq.py::test_bias_correction_against_monte_carlo",
+        "test_bias_correction.py::test_bias_correction_against_monte_carlo",
     ),
     ("a clipped Gaussian forgets its mean", "std * density + mean * below", "std * density"),
     (
         "the border counts as the middle does",
         "inside.mean((0, 2, 3))",
         "inside.amax((0, 2, 3))",
-        "test_dfq.py::test_bias_correction_against_monte_carlo",
+        "test_bias_correction.py::test_bias_correction_against_monte_carlo",
     ),
     (
         "padded averages let shifts through",

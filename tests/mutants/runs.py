@@ -50,7 +50,7 @@ EPOCHS = mutants_of(
 
 RUNS = mutants_of(
     "runs",
-    "test_training.py",
+    "test_runs.py test_training.py",
     ("networks are loaded in training mode", "return network.eval(), contents", "return network.train(), contents"),
     ("shares beyond 1", "if self.any_angle > 1:", "if self.any_angle > 2:"),
     (
@@ -124,7 +124,7 @@ EXPERIMENT = mutants_of(
 
 STUDY = mutants_of(
     "study",
-    "test_study.py",
+    "test_study.py test_study_tables.py",
     ("ties count as class 1", "np.asarray(patches[stage]) > 0)", "np.asarray(patches[stage]) >= 0)"),
     ("the worst epoch's loss", 'min(epoch["valid_loss"]', 'max(epoch["valid_loss"]'),
     ("a standard error without its root", "self.std / self.runs**0.5", "self.std / self.runs"),
@@ -138,7 +138,7 @@ STUDY = mutants_of(
 
 TABLES = mutants_of(
     "study_tables",
-    "test_study.py",
+    "test_study_tables.py test_study.py",
     ("much smaller networks are comparable", "1 / 1.3 < ratio < 1.3", "ratio < 1.3"),
     ("quarter turns are the others", "if (angle % 90 == 0) == quarter", "if (angle % 90 == 0) != quarter"),
     ("Table 1 takes the fewest patches", "most = max(run.patches", "most = min(run.patches"),
@@ -248,7 +248,7 @@ SLIDES = mutants_of(
 
 ORDER = mutants_of(
     "study",
-    "test_study.py",
+    "test_study.py test_study_tables.py",
     (
         "conventional runs come last",
         "(not run.variant.conventional, run.network",
