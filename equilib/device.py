@@ -105,10 +105,18 @@ IN_ONNX = frozenset(
     f"aten.{name}"
     for name in (
         *("conv2d.default", "linear.default", "matmul.default", "relu.default", "dropout.default"),
-        *("add.Tensor", "mul.Tensor", "cat.default", "slice.Tensor", "flatten.using_ints"),
-        "fake_quantize_per_tensor_affine.tensor_qparams",
+        *("add.Tensor", "mul.Tensor", "cat.default", "slice.Tensor", "amax.default"),
+        *("flatten.using_ints", "unflatten.int", "permute.default"),
+        *("batch_norm.default", "fake_quantize_per_tensor_affine.tensor_qparams"),
     )
 )
+
+
+def _batch_norm(images, weight, bias, mean, variance, training, momentum, epsilon, cudnn):
+    """ONNX's batch normalization of a network in evaluation mode; torch's table of operators has only what it is made of."""
+    from onnxscript import opset18
+
+    return opset18.BatchNormalization(images, weight, bias, mean, variance, epsilon=epsilon)
 
 
 def _exported(network: nn.Module, shape: tuple[int, ...]):
@@ -125,6 +133,7 @@ def _exported(network: nn.Module, shape: tuple[int, ...]):
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=batches,
+                custom_translation_table={torch.ops.aten.batch_norm.default: _batch_norm},
                 verbose=False,
             )
     except Exception as error:
