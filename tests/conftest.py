@@ -71,11 +71,12 @@ def small():
     return MobileNetConfig(width=0.35, group="C4")
 
 
-@pytest.fixture(params=["conventional", "equivariant", "equivariant, group max"])
+@pytest.fixture(scope="session", params=["conventional", "equivariant", "equivariant, group max"])
 def network(request, tissue):
     """Plain networks as equalization gets them, in double precision."""
     from equilib.mobilenet import MobileNetConfig, build, exported
 
+    torch.manual_seed(0)  # :func:`_seed` comes once for each test, this once for all
     pooling = "max" if "max" in request.param else "mean"
     config = MobileNetConfig(width=0.35, group="C4", group_pooling=pooling)
     return exported(randomize(build(request.param.split(",")[0], config), tissue)).double()
