@@ -100,6 +100,12 @@ def tables() -> dict[str, str]:
         "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table(),
         "search": search_table(),
+    } | ledger_and_cards()
+
+
+def ledger_and_cards() -> dict[str, str]:
+    """The tables of the ledger, the model card and the data card."""
+    return {
         "claims": claims.table(),
         "rotations": claims.rotation_table(),
         "files": cards.files_table(),

