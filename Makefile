@@ -8,7 +8,7 @@ export EQUILIB_BUDGET ?= laptop
 NBVAL := --nbval-lax --nbval-cell-timeout=600 --nbval-sanitize-with=tests/nbval.cfg
 
 # What `make check` tests: modules that train nothing and open no browser.
-FAST := fields filters grids house int8 layers pcam results study tissue variant
+FAST := fields filters grids house int8 layers pcam results study study_figures study_tables tissue variant
 
 .PHONY: lab lint check test nightly mutation notebooks student site demo repository package bench clean
 .DELETE_ON_ERROR:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from onnx import helper, numpy_helper
 
 from equilib import marks
 from equilib.budget import current_budget
+from equilib.cli.process import until_closed
 from equilib.live import SIZE, describe
 from equilib.pcam import Patches, network_inputs
 from equilib.results import environment, markdown_table, read_results, shipped_int8, shipped_results, write_json
@@ -250,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from timing import interleaved
 from training_step import BATCH, batch, step_of
 
 from equilib import device, marks
+from equilib.cli.process import until_closed
 from equilib.deploy import deploy
 from equilib.equivariance import run_model
 from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
@@ -162,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

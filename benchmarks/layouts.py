@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections import defaultdict
 from dataclasses import astuple, fields
@@ -27,6 +28,7 @@ import onnx
 import torch
 
 from equilib import device, layouts, marks, runtimes
+from equilib.cli.process import until_closed
 from equilib.deploy import deploy
 from equilib.layouts import Layout, architecture, rewrite
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
@@ -203,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

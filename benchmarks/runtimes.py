@@ -38,6 +38,7 @@ from timing import interleaved
 
 from equilib import device, marks, pte
 from equilib.budget import current_budget
+from equilib.cli.process import until_closed
 from equilib.deploy import deploy
 from equilib.doctor import BROWSERS
 from equilib.live import SIZE, describe
@@ -360,4 +361,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -30,6 +31,7 @@ from timing import interleaved
 from training_step import BATCH, batch, training_step
 
 from equilib import device, dfq, int8, marks
+from equilib.cli.process import until_closed
 from equilib.compat import WARNING
 from equilib.mobilenet import KINDS, exported
 from equilib.pcam import input_range
@@ -213,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

@@ -9,9 +9,9 @@ import sys
 import traceback
 
 from equilib.cli.allocator import start_tuned
+from equilib.cli.process import abandon_output, until_closed
 
-# 130 and 141: as the shell reports a program that was ended by Ctrl-C or by a reader that closed the pipe.
-FAILED, BUG, INTERRUPTED, PIPE_CLOSED = 1, 70, 130, 141
+FAILED, BUG, INTERRUPTED = 1, 70, 130  # 130: as the shell reports a program that was ended by Ctrl-C
 ADVICE = {
     errno.ENOSPC: "make room and give the same command again",
     errno.EDQUOT: "make room and give the same command again",
@@ -25,6 +25,10 @@ ADVICE = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    return until_closed(_explained, arguments)
+
+
+def _explained(arguments: list[str] | None) -> int:
     is_process = arguments is None  # and no call from a program, which must not be replaced
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -36,11 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         words = "; the same command continues after the last finished epoch" if trains else ""
         print(f"equilib: interrupted{words}", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `| head` has seen enough
-        _abandon_output()
-        return PIPE_CLOSED
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        _abandon_output()
+        abandon_output()
         if "--debug" in arguments:
             traceback.print_exc()
         words, status = explain(error)
@@ -96,17 +99,6 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, (ValueError, OSError, FloatingPointError, PatchFileError)):
         return text, FAILED
     return f"a bug of equilib: {type(error).__name__}: {text}; please report it, with what --debug shows", BUG
-
-
-def _abandon_output() -> None:
-    """Python writes what is left when it ends, and would complain a second time."""
-    try:
-        sys.stdout.flush()
-    except (AttributeError, OSError, ValueError):
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (AttributeError, OSError, ValueError):
-            return
 
 
 if __name__ == "__main__":

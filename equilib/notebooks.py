@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 from tqdm import tqdm
 
+from equilib.cli.process import until_closed
 from equilib.progress import bar
 from equilib.results import written_whole
 
@@ -299,4 +300,4 @@ def _command(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(until_closed(main, sys.argv[1:]))

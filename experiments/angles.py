@@ -8,6 +8,7 @@ Every 5 degrees, on all test patches, some minutes on one thread; notebook 04 dr
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from runs import RESULTS
 from torch import Tensor
 
 from equilib import device
+from equilib.cli.process import until_closed
 from equilib.equivariance import Model, run_model
 from equilib.experiment import data_label
 from equilib.fields import rotate
@@ -87,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

@@ -27,6 +27,7 @@ from runs import RECORDS, RESULTS, PlannedRun, Run, grid_runs, planned_runs
 from tables import again_table, confirmation_table, renew
 
 from equilib import device
+from equilib.cli.process import until_closed
 from equilib.confirmation import Sealed
 from equilib.experiment import data_label, measure, score
 from equilib.mobilenet import exported
@@ -230,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

@@ -10,6 +10,7 @@ on.  Test patches are never looked at here.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from runs import BATCH_SIZE, RESULTS, VALID_PATCHES
 
+from equilib.cli.process import until_closed
 from equilib.fields import Group
 from equilib.mobilenet import KINDS, MobileNetConfig
 from equilib.results import environment, read_results, write_json
@@ -160,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(until_closed(main))

@@ -6,23 +6,25 @@ from equilib.live.measure import served  # noqa: F401 (for the tests of pages)
 # Files that take longest: first, so that none of them runs alone at the end (the target `test` hands out whole files in
 # this order).  What each took stands at the end of `make test`.
 LONGEST_FIRST = [
+    "test_browser",
     "test_colab",
     "test_training",
-    "04_equivariant_mobilenetv2",
-    "test_device",
-    "test_browser",
-    "test_experiment",
-    "test_deploy",
-    "06_int8_on_device",
     "05_data_free_quantization",
-    "test_benchmarks",
-    "test_notebooks",
-    "test_layouts",
-    "test_dfq",
     "test_site",
-    "test_results",
-    "test_whole_way",
+    "04_equivariant_mobilenetv2",
+    "test_benchmarks",
     "test_live",
+    "06_int8_on_device",
+    "test_experiment",
+    "test_device",
+    "test_dfq",
+    "test_exercises",
+    "test_layouts",
+    "test_results",
+    "test_deploy",
+    "test_whole_way",
+    "test_mutation",
+    "test_densenet_int8",
     "test_package",
     "test_course",
 ]
@@ -69,3 +71,14 @@ def small():
     from equilib.mobilenet import MobileNetConfig
 
     return MobileNetConfig(width=0.35, group="C4")
+
+
+@pytest.fixture(scope="session", params=["conventional", "equivariant", "equivariant, group max"])
+def network(request, tissue):
+    """Plain networks as equalization gets them, in double precision."""
+    from equilib.mobilenet import MobileNetConfig, build, exported
+
+    torch.manual_seed(0)  # :func:`_seed` comes once for each test, this once for all
+    pooling = "max" if "max" in request.param else "mean"
+    config = MobileNetConfig(width=0.35, group="C4", group_pooling=pooling)
+    return exported(randomize(build(request.param.split(",")[0], config), tissue)).double()

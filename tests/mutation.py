@@ -1,6 +1,6 @@
 """Which deliberate breakages turn a test red: ``python tests/mutation.py [--only MODULE]``, or ``make mutation``.
 
-For each mutant of ``tests/mutants.py`` the checkout is copied into a temporary folder, one line of the copy is broken, and
+For each mutant of ``tests/mutants/`` the checkout is copied into a temporary folder, one line of the copy is broken, and
 the tests that should notice run against it.  Before all that they run against an unbroken copy, since tests that are red
 anyway catch nothing.  A mutant is
 

@@ -174,6 +174,24 @@ def test_a_closed_pipe_is_quiet(patch, capfd, monkeypatch):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_commands_of_all_kinds_end_quietly_where_their_reader_leaves(tmp_path, lines):
+    """…whether the pipe is found closed while they print or when Python writes what is left."""
+    script = tmp_path / "many.py"
+    script.write_text(
+        "import sys\nfrom equilib.cli.process import until_closed\n"
+        f"sys.exit(until_closed(lambda: print('line\\n' * {lines}, end='') or 3))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(MODEL.parent.parent)}
+    whole = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert (whole.returncode, whole.stdout, whole.stderr) == (3, "line\n" * lines, "")
+    reading, writing = os.pipe()
+    os.close(reading)
+    left = subprocess.run([sys.executable, script], env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (left.returncode, left.stderr) == (141, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_behind_the_output(patch, capfd, monkeypatch):
     with open("/dev/full", "w") as full:

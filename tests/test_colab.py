@@ -25,10 +25,11 @@ pytestmark = pytest.mark.slow
 def colab(tmp_path_factory):
     """A virtual environment with Colab's versions of what notebooks are made with, everything else as it is installed here.
 
-    Colab comes with torch and most packages; taking them from this environment saves downloading gigabytes.
+    Colab comes with torch and most packages; taking them from this environment saves downloading gigabytes, and pip from
+    here unpacking another.
     """
     folder = tmp_path_factory.mktemp("colab")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv" / "bin" / "python"
     packages = Path(
         subprocess.check_output(
@@ -38,13 +39,13 @@ def colab(tmp_path_factory):
     shared = folder / "shared"
     shared.mkdir()
     for entry in Path(sysconfig.get_paths()["purelib"]).iterdir():
-        if not re.match(r"(__editable__|equilib|pip\b|setuptools\b|_distutils)", entry.name):
+        if not re.match(r"(__editable__|equilib|setuptools\b|_distutils)", entry.name):
             (shared / entry.name).symlink_to(entry)
     (packages / "shared.pth").write_text(f"{shared}\n")
     (packages / "google" / "colab").mkdir(parents=True)
     (packages / "google" / "colab" / "__init__.py").touch()
     (packages / "sitecustomize.py").write_text("import google.colab  # as in Colab's kernels\n")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     result = subprocess.run([*install, "--requirement", VERSIONS], capture_output=True, text=True)
     if result.returncode and not os.environ.get("CI"):
         pytest.skip(f"no package index can be reached: {result.stderr[-200:]}")
@@ -85,6 +86,7 @@ def test_notebooks_01_and_05_run_on_colab(colab):
     environment |= {
         "EQUILIB_BUDGET": "smoke",
         "EQUILIB_CACHE": str(folder / "cache"),
+        "PIP_NO_COMPILE": "0",  # pip wants a falsy value for a yes; Python compiles what it imports, and nothing else
         "PATH": f"{python.parent}:{os.environ['PATH']}",
     }
     kernels = folder / "jupyter" / "kernels" / "colab"

@@ -1,7 +1,10 @@
+"""Equalization and absorption: the function stays, in closed form and in whole networks; scales are bounded where they must be."""
+
 import copy
 
 import pytest
 import torch
+from by_hand import conv, same_function
 from conftest import randomize
 from torch import nn
 
@@ -13,18 +16,6 @@ from equilib.pcam import Patches, input_range, network_inputs
 from equilib.plain import facts
 from equilib.synthetic import ensure_dataset
 from equilib.training import shipped_network
-
-
-@pytest.fixture(params=["conventional", "equivariant", "equivariant, group max"])
-def network(request, tissue):
-    pooling = "max" if "max" in request.param else "mean"
-    config = MobileNetConfig(width=0.35, group="C4", group_pooling=pooling)
-    return exported(randomize(build(request.param.split(",")[0], config), tissue)).double()
-
-
-def same_function(a, b, images, tolerance=1e-12):
-    expected, actual = run_model(a, images), run_model(b, images)
-    assert (expected - actual).abs().max() <= tolerance * expected.abs().max()
 
 
 def test_folding_preserves_the_function_and_keeps_the_statistics(network, tissue):
@@ -277,147 +268,6 @@ def test_bad_scales_are_refused(tissue):
         dfq.rescale(folded, {last: 1 + torch.rand(folded.get_submodule(last.first).weight.shape[0])})
 
 
-def test_a_clipped_gaussian_against_monte_carlo():
-    generator = torch.Generator().manual_seed(0)
-    mean = torch.tensor([-2.0, -0.5, 0, 1, 4], dtype=torch.float64)
-    std = torch.tensor([1.0, 0.5, 2, 3, 0], dtype=torch.float64)
-    draws = (mean + std * torch.randn(400_000, 5, generator=generator, dtype=torch.float64)).relu()
-    expected_mean, expected_std = dfq.clipped_gaussian(mean, std)
-    assert torch.allclose(draws.mean(0), expected_mean, atol=0.02)
-    assert torch.allclose(draws.std(0), expected_std, atol=0.02)
-
-
-@pytest.mark.parametrize("padding, groups", [(0, 1), (1, 1), (1, 4)])
-def test_bias_correction_against_monte_carlo(padding, groups):
-    """On inputs that are what batch normalization says, coarse weights shift the mean output; corrected ones do not."""
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=padding, groups=groups)
-    ).double()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, 3, 11, 11, generator=generator, dtype=torch.float64)
-    with torch.no_grad():
-        net[1].bias.uniform_(0, 2), net[1].weight.uniform_(0.5, 1.5)
-        net[1].momentum = 1.0
-        net(x)
-    folded = dfq.fold_batch_norm(net.eval())
-
-    def coarse(layer):
-        step = layer.weight.detach().abs().max() / 3
-        return (layer.weight.detach() / step).round() * step
-
-    corrected, report = dfq.correct_bias(
-        folded, lambda layer: coarse(layer) if layer.kernel_size == (3, 3) else layer.weight.detach(), 11
-    )
-    assert set(report.corrected) == {"0", "3"}
-
-    def mean_shift(network):
-        rounded = copy.deepcopy(network)
-        last = rounded.get_submodule("3")
-        last.weight.data = coarse(last)
-        return (run_model(rounded, x) - run_model(folded, x)).mean((0, 2, 3))
-
-    before, after = mean_shift(folded).abs().max(), mean_shift(corrected).abs().max()
-    assert before > 0.05 and after < 0.1 * before
-
-
-def test_bias_correction_of_the_whole_network_and_what_it_leaves_alone(network, tissue):
-    folded = dfq.fold_batch_norm(network)
-    unchanged, report = dfq.correct_bias(folded, lambda layer: layer.weight.detach(), 95)
-    same_function(folded, unchanged, tissue.double())
-    by_max = network.config.group_pooling == "max"  # the mean of a maximum is not known
-    assert list(report.skipped) == ["classifier"] * by_max and len(report.corrected) == 53 - by_max
-    max_pooled = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 2, 1)
-    ).eval()
-    _, report = dfq.correct_bias(dfq.fold_batch_norm(max_pooled), lambda layer: 0 * layer.weight.detach(), 8)
-    assert "not known" in report.skipped["4"]
-
-
-# --- networks of others ---
-
-
-class Written(nn.Module):
-    """A network with a forward in words."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        self.words = forward
-
-    def forward(self, x):
-        return self.words(self, x)
-
-
-def _conv(inputs, outputs, kernel=1, **options):
-    return nn.Conv2d(inputs, outputs, kernel, **options)
-
-
-@pytest.mark.parametrize(
-    "make, pairs",
-    [
-        (lambda: nn.Sequential(_conv(3, 12), nn.ReLU(), nn.Linear(12, 5)), 0),
-        (lambda: nn.Sequential(_conv(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 2)), 0),
-        (lambda: nn.Sequential(_conv(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)), 1),
-        (lambda: nn.Sequential(_conv(3, 4), nn.ReLU(), nn.Flatten(2), nn.Linear(144, 2)), 0),
-        (lambda: nn.Sequential(nn.Flatten(2), nn.Linear(144, 3), nn.ReLU(), nn.Linear(3, 2)), 0),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(432, 6), nn.ReLU(), nn.Linear(6, 2)), 1),
-        (lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 6, 3), nn.ReLU(), nn.Conv1d(6, 2, 1)), 0),
-        (lambda: nn.Sequential(_conv(3, 6), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2), nn.ReLU(), _conv(6, 2)), 0),
-        (lambda: nn.Sequential(_conv(3, 6), nn.Softplus(), _conv(6, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(torch.relu(s.a(x))), a=_conv(3, 6), b=_conv(6, 2)), 1),
-        (lambda: Written(lambda s, x: s.b(s.a(x).clamp(0, 1)), a=_conv(3, 6), b=_conv(6, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(s.a(x).permute(0, 2, 3, 1).relu()), a=_conv(3, 6), b=nn.Linear(6, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(torch.relu(s.a(x)).mean((2, 3))), a=_conv(3, 6), b=nn.Linear(6, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(s.a(x).view(x.size(0), -1)), a=_conv(3, 1), b=nn.Linear(144, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(torch.cat([s.a(x)] * 2, 1)), a=_conv(3, 6), b=_conv(12, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(torch.add(s.a(x), s.c(x), alpha=3)), a=_conv(3, 6), b=_conv(6, 2), c=_conv(3, 6)), 0),
-        (lambda: Written(lambda s, x: s.b(s.r(input=s.a(input=x))), a=_conv(3, 6), b=_conv(6, 2), r=nn.ReLU()), 1),
-        (lambda: Written(lambda s, x: nn.functional.conv2d(s.a(x), s.b.weight), a=_conv(3, 6), b=_conv(6, 2)), 0),
-    ],
-)  # fmt: skip
-def test_networks_of_others_keep_their_function(make, pairs):
-    network = make()
-    folded = dfq.fold_batch_norm(network, input_shape=(3, 12, 12))
-    equalized, report = dfq.equalize(folded)
-    assert len(report.pairs) == pairs
-    x = torch.randn(2, 3, 12, 12)
-    same_function(network, equalized, x, tolerance=1e-5)
-    same_function(network, dfq.absorb_high_bias(equalized)[0], x, tolerance=1e-5)
-
-
-def test_single_and_half_precision_are_equalized_too():
-    network = nn.Sequential(_conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), _conv(8, 2)).eval()
-    x = torch.randn(4, 3, 8, 8)
-    for dtype, tolerance in ((torch.float64, 1e-6), (torch.bfloat16, 0.05)):
-        equalized, _ = dfq.equalize(dfq.fold_batch_norm(copy.deepcopy(network).to(dtype)))
-        assert next(equalized.parameters()).dtype == dtype
-        same_function(network, equalized.float(), x, tolerance)
-
-
-@pytest.mark.parametrize(
-    "pool, second, absorbs",
-    [
-        (nn.AvgPool2d(2, divisor_override=1), _conv(4, 2), False),
-        (nn.AvgPool2d(3, 2, 1, count_include_pad=False), _conv(4, 2), False),
-        (nn.AvgPool2d(3, 2, ceil_mode=True), _conv(4, 2), True),
-        (nn.MaxPool2d(3, 2, 1, dilation=1), _conv(4, 2, 3, padding="valid"), True),
-        (nn.Identity(), _conv(4, 2, 3, padding="same"), False),
-        (nn.Identity(), _conv(4, 2, 3, padding=1, padding_mode="reflect"), True),
-        (nn.Identity(), _conv(4, 2, 3, padding=2, dilation=2), False),
-        (nn.Identity(), _conv(4, 2, 3, dilation=2), True),
-    ],
-)
-def test_absorption_only_where_the_shift_arrives(pool, second, absorbs):
-    network = nn.Sequential(_conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), pool, copy.deepcopy(second)).double().eval()
-    with torch.no_grad():
-        network[1].bias.fill_(40.0)
-    folded = dfq.fold_batch_norm(network)
-    absorbed, report = dfq.absorb_high_bias(folded)
-    assert bool(report.absorbed) == absorbs
-    same_function(folded, absorbed, torch.randn(2, 3, 9, 9, dtype=torch.float64))
-
-
 # --- scales that are bounded ---
 
 SHIPPED = [
@@ -483,7 +333,7 @@ def test_a_network_that_naive_rounding_harms_is_repaired(drawn):
 def test_a_dead_channel_alone_is_bounded():
     """The other channels end where they would without it, and it no longer sets the range that they share."""
     torch.manual_seed(1)
-    network = nn.Sequential(_conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), _conv(8, 8, 3), nn.BatchNorm2d(8)).double()
+    network = nn.Sequential(conv(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 8, 3), nn.BatchNorm2d(8)).double()
     dead = copy.deepcopy(network)
     dead[1].weight.data[0], dead[1].bias.data[0] = 1e-7, 0.7
     plain, _ = dfq.equalize(dfq.fold_batch_norm(network.eval()))
@@ -508,69 +358,3 @@ def test_bounds_commute_with_quarter_turns(tissue, per_field):
         fields = report.scales[pair].unflatten(0, (-1, 4))
         assert torch.allclose(fields, fields[:, :1].expand_as(fields), rtol=1e-9)
     int8.tie_rotated_copies(equalized.float())  # refuses weights that are no copies
-
-
-def test_bias_correction_of_a_residual_sum_against_monte_carlo():
-    """Variances add, not standard deviations: both branches are independent here."""
-    network = Written(
-        lambda s, x: s.last(s.relu(s.an(s.a(x)) + s.bn(s.b(x)))),
-        a=_conv(8, 8, bias=False, groups=2), an=nn.BatchNorm2d(8), b=_conv(8, 8, bias=False, groups=2), bn=nn.BatchNorm2d(8),
-        relu=nn.ReLU(), last=_conv(8, 6),
-    ).double()  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, 8, 11, 11, generator=generator, dtype=torch.float64)
-    with torch.no_grad():
-        network.a.weight[:, 2:], network.b.weight[:, :2] = 0, 0  # no input is read by both
-        for norm in (network.an, network.bn):
-            norm.bias.uniform_(-0.5, 0.5), norm.weight.uniform_(0.5, 1.5)
-            norm.momentum = 1.0
-        network(x)
-    folded = dfq.fold_batch_norm(network.eval())
-    coarse = lambda layer: (layer.weight.detach() * 4).round() / 4
-    rounded = lambda layer: coarse(layer) if layer.out_channels == 6 else layer.weight.detach()
-    corrected, _ = dfq.correct_bias(folded, rounded, 11)
-
-    def mean_shift(model):
-        model = copy.deepcopy(model)
-        model.get_submodule("last").weight.data = coarse(model.get_submodule("last"))
-        return (run_model(model, x) - run_model(folded, x)).mean((0, 2, 3)).abs().max()
-
-    assert mean_shift(folded) > 0.05 and mean_shift(corrected) < 0.05 * mean_shift(folded)
-
-
-def test_bias_correction_behind_a_flattened_map_and_where_it_has_no_rule():
-    network = nn.Sequential(
-        _conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 2)
-    ).eval()
-    folded = dfq.fold_batch_norm(network)
-    _, report = dfq.correct_bias(folded, lambda layer: 0 * layer.weight.detach(), (12, 16))
-    mean, _ = dfq.clipped_gaussian(facts(folded.get_submodule("0")).mean, facts(folded.get_submodule("0")).std)
-    weight = network[5].weight.detach()
-    assert torch.allclose(report.corrected["5"], -(weight @ mean.repeat_interleave(4)), rtol=1e-5)
-    others = (
-        nn.Sequential(_conv(3, 12), nn.BatchNorm2d(12), nn.ReLU(), nn.Linear(12, 2)),
-        Written(lambda s, x: s.b(nn.functional.conv2d(x, s.w.weight).relu()), w=_conv(3, 8), b=_conv(8, 2)),
-        nn.Sequential(nn.ReLU(), _conv(3, 2)),
-        nn.Sequential(_conv(3, 8), nn.BatchNorm2d(8), nn.AvgPool2d(2, divisor_override=1), _conv(8, 2)),
-    )
-    for network in others:
-        folded = dfq.fold_batch_norm(network.eval(), input_shape=(3, 12, 12))
-        corrected, report = dfq.correct_bias(folded, lambda layer: 0 * layer.weight.detach(), 12)
-        assert len(report.skipped) == 1
-        assert all(torch.isfinite(parameter).all() for parameter in corrected.parameters())
-
-
-def test_layers_called_by_keyword_and_networks_without_layers(tissue):
-    """What torch allows in a forward: the names of arguments; nothing to scale is no error."""
-    network = Written(
-        lambda self, x: self.second(input=self.relu(input=self.first(input=x))).mean((2, 3)),
-        first=_conv(3, 4),
-        relu=nn.ReLU(),
-        second=_conv(4, 2),
-    ).eval()
-    folded = dfq.fold_batch_norm(network)
-    rounded = int8.quantize(folded, input_range(), ranges=int8.calibrated_ranges(folded, tissue))
-    assert relative_difference(run_model(folded, tissue), run_model(rounded, tissue)) < 0.2
-    pooling = dfq.fold_batch_norm(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    equalized, report = dfq.equalize(pooling)
-    assert report.pairs == () and torch.equal(run_model(equalized, tissue), run_model(pooling, tissue))

@@ -21,29 +21,16 @@ def test_metrics_of_known_logits():
 @pytest.mark.slow
 def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     """The command `equilib compare` on synthetic tissue: all stages, one JSON, the laws that hold at every size."""
-    data = ensure_dataset({"train": 128, "valid": 32, "test": 32}, root=tmp_path, workers=1, progress=False)
+    data = ensure_dataset({"train": 64, "valid": 32, "test": 32}, root=tmp_path, workers=1, progress=False)
     output = tmp_path / "results" / "tiny.json"
     arguments = ["compare", "--data", str(data), "--folder", str(tmp_path / "runs"), "--output", str(output)]
-    arguments += [
-        "--width",
-        "0.35",
-        "--group",
-        "C4",
-        "--epochs",
-        "4",
-        "--batch-size",
-        "8",
-        "--measured",
-        "16",
-        "--accelerator",
-        "cpu",
-        "--no-progress",
-    ]
+    arguments += ["--width", "0.35", "--group", "C4", "--input-size", "47", "--epochs", "2", "--batch-size", "8"]
+    arguments += ["--measured", "16", "--accelerator", "cpu", "--no-progress"]
     # Strict layers: those that export to the conventional network's.
     arguments += ["--learning-rate", "1e-3", "--depthwise", "strict"]
     assert main(arguments) == 0
     contents = results.read_results(output)
-    assert contents["data"]["label"] == "synthetic tissue" and contents["data"]["train"] == 128
+    assert contents["data"]["label"] == "synthetic tissue" and contents["data"]["train"] == 64
     assert str(tmp_path) not in output.read_text(), "results must hold no local path"
     assert "--width 0.35" in contents["command"]
     equivariant, conventional = contents["models"]["equivariant"], contents["models"]["conventional"]

@@ -9,6 +9,8 @@ from torch import nn
 
 from equilib import device, dfq, int8, self_test
 from equilib.equivariance import run_model
+from equilib.mobilenet import estimate_statistics
+from equilib.plain import DenseBlock, DiscMask, DiscMean, GroupMax, Residual
 
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -50,6 +52,36 @@ def test_the_file_answers_as_the_simulation(make, tmp_path):
     session = device.session(device.export_onnx(simulated, tmp_path / "net.onnx", 16))
     expected = run_model(simulated, X)
     assert (run_model(session, X) - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_what_the_exporter_leaves_out_changes_no_file(quantized, tmp_path, monkeypatch):
+    """A network that holds each of the operators which ONNX has as they are: with and without torch's second tracing."""
+    network = nn.Sequential(
+        *(DiscMask(16), _block(3, 8), Residual(_block(8, 8, padding=1)), DenseBlock(nn.Conv2d(8, 4, 3)), _block(12, 8)),
+        *(GroupMax(2), DiscMean(10), nn.Dropout(0.2), nn.Linear(4, 2)),
+    )
+    estimate_statistics(network, X)
+    network = _simulated(network) if quantized else network
+    files, traced, tracing = [], [], torch.export.ExportedProgram.run_decompositions
+    monkeypatch.setattr(
+        torch.export.ExportedProgram, "run_decompositions", lambda *rest: traced.append(1) or tracing(*rest)
+    )
+    known = device.IN_ONNX
+    for left_out in (known, frozenset()):
+        monkeypatch.setattr(device, "IN_ONNX", left_out)
+        files.append(onnx.load(device.export_onnx(network, tmp_path / f"{len(files)}.onnx", 16)).graph)
+        assert len(traced) == len(files) - 1, "the first one is not traced again"
+    used = {str(node.target) for node in torch.export.export(network, (X,)).graph.nodes if node.op == "call_function"}
+    only = {"aten.batch_norm.default", "aten.permute.default", "aten.fake_quantize_per_tensor_affine.tensor_qparams"}
+    assert used - only == known - only and used & only == {one for one in only if ("fake" in one) == quantized}
+    assert [node.op_type for node in files[0].node] == [node.op_type for node in files[1].node]
+    arrays = [[onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer] for graph in files]
+    # Names differ, and how Reshape is told to keep the batch (0 for "as it is", or -1 for "what is left").
+    constants = [sorted((str(a.dtype), a.shape, a.tobytes()) for a in some if a.dtype != "int64") for some in arrays]
+    assert constants[0] == constants[1] and len(constants[0]) > 10
+    answers = [run_model(device.session(tmp_path / f"{number}.onnx"), X) for number in (0, 1)]
+    assert torch.equal(*answers)
 
 
 def test_biases_beyond_32_bits_take_a_larger_step(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = sorted((ROOT / "equilib").rglob("*.py"))
 SOURCES = [*PACKAGE, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES = 450, 60
 
 
@@ -52,7 +53,7 @@ def imports(source, package=""):
     return found & set(MODULES)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_are_short(path):
     text = path.read_text()
     assert text.count("\n") <= FILE_LINES
@@ -111,6 +112,20 @@ def test_a_module_does_without(module, without):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.split() == []
+
+
+# Started by another program of ours, which reads to the end; `arm.py` runs where there is no equilib.
+PARTS_OF_OTHERS = {"arm.py", "fresh.py", "one_runtime.py"}
+
+
+def test_every_command_ends_quietly_where_its_reader_leaves():
+    """`… | head`: whatever can be started goes through :mod:`equilib.cli.process`."""
+    started = {path: path.read_text().partition('\nif __name__ == "__main__":\n')[2] for path in SOURCES}
+    started = {path: block for path, block in started.items() if block and path.name not in PARTS_OF_OTHERS}
+    assert len(started) >= 12
+    own = {ROOT / "equilib" / "__main__.py": "sys.exit(main())"}  # also the console script, so within main
+    wrong = [path for path, block in started.items() if own.get(path, "until_closed(main") not in block]
+    assert wrong == [] and "return until_closed(" in (ROOT / "equilib" / "__main__.py").read_text()
 
 
 def test_every_room_is_listed():

@@ -291,3 +291,26 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path, network, mon
 def test_numbers_that_make_no_run(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         replace(CONFIG, **values)
+
+
+def test_checkpoints_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.ckpt is missing"):
+        load_network(tmp_path / "none.ckpt")
+    (tmp_path / "bad.ckpt").write_bytes(b"no")
+    with pytest.raises(ValueError, match="bad.ckpt is no checkpoint"):
+        load_network(tmp_path / "bad.ckpt")
+
+
+def test_fingerprints_differ_between_configurations():
+    config = TrainConfig("equivariant", CONFIG.network, data="data")
+    others = [replace(config, **change) for change in ({"stain": 0.1}, {"any_angle": 1.0}, {"epochs": 11}, {"seed": 1})]
+    prints = [one.fingerprint for one in (config, replace(config), *others)]
+    assert prints[0] == prints[1] and len(set(prints)) == 5 and {len(one) for one in prints} == {8}
+
+
+def test_shares_are_shares():
+    with pytest.raises(ValueError, match="any_angle is a share between 0 and 1, got 1.5"):
+        TrainConfig("equivariant", any_angle=1.5)
+    assert TrainConfig("equivariant", any_angle=True) == TrainConfig("equivariant", any_angle=1.0), (
+        "as it was written once"
+    )

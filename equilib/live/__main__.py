@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from equilib.cli.process import until_closed
 from equilib.live import LivePageError, build
 
 
@@ -50,4 +51,4 @@ def serve(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from equilib.cli.process import until_closed
 from equilib.site import build
 
 
@@ -21,4 +22,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_closed(main))
