@@ -83,7 +83,8 @@ SHORT = ("batch 1, ms", "batch 32, ms", "same bits under four turns")
 def short_table(results: dict, runtime: str = "onnxruntime") -> str:
     """FP32 → INT8 in one runtime, of networks whose time was measured.
 
-    Where these hold several conventional ones: only those with the channels of the last, so that like is compared with like.
+    Where these hold several conventional ones: only those with the channels of the last, so that like is compared with like;
+    where all have the same, the text above the table says them, not each title.
     """
     timed = [
         network
@@ -94,8 +95,9 @@ def short_table(results: dict, runtime: str = "onnxruntime") -> str:
     chosen = timed
     if len(conventional) > 1:
         chosen = [network for network in timed if _of_its_channels(results, network) is conventional[-1]]
+    alike = len({network["title"].partition(", channels")[2] for network in chosen}) == 1
     rows = [
-        {"FP32 → INT8": network["title"]}
+        {"FP32 → INT8": network["title"].partition(", channels")[0] if alike else network["title"]}
         | {column: _cell(network["runtimes"][runtime], COLUMNS[column]) for column in SHORT}
         for network in chosen
     ]

@@ -68,7 +68,7 @@ def networks_table() -> str:
                 else "not shipped",
                 "FP32 [%]": with_interval(study.accuracy([run])),
                 "INT8 [%]": with_interval(study.accuracy([run], "int8")),
-                "AUC": f"{figures['accuracy']['fp32']['auc']:.3f}",
+                "AUC, FP32": f"{figures['accuracy']['fp32']['auc']:.3f}",
                 "flips between quarter turns, INT8": f"{100 * np.mean(between):.0f} %",
                 "INT8 identical at quarter turns": f"{100 * figures['int8_identical_under_quarter_turns']:.1f} %",
                 "its kind over seeds, FP32 [%]": over_seeds(run),
@@ -85,7 +85,7 @@ def chosen_model() -> str:
     return (
         f"{len(models)} INT8 models come with the project, of networks trained on real patches, most with their weights (`.pt`). "
         f"Take `results/{name}.onnx`: of them it has the lowest validation loss ({100 * right:.1f} % of the test patches right, "
-        f"AUC {area:.3f}; one seed). What lies close to it, and which is the fastest: notebook 07, section 12."
+        f"AUC {area:.3f}, in INT8; one seed). What lies close to it, and which is the fastest: notebook 07, section 12."
     )
 
 
