@@ -327,10 +327,13 @@ def test_the_keyboard_reaches_and_moves_everything(page):
         "document.activeElement.blur(); document.querySelectorAll('[data-seen]').forEach(e => delete e.dataset.seen)"
     )
     page.evaluate("scrollTo(0, 0)")
-    for _ in range(wanted + 5):
+    left = page.locator(f":is({reachable}):not([data-seen])")
+    for _ in range(2 * wanted):  # twice around: nobody says where a browser begins after a blur
         page.keyboard.press("Tab")
         page.evaluate("document.activeElement.dataset.seen = ''")
-    assert page.locator(f":is({reachable}):not([data-seen])").count() == 0
+        if left.count() == 0:
+            break
+    assert left.count() == 0
     settle(page, 0)
     page.locator("#slider").focus()
     page.keyboard.press("ArrowRight")
