@@ -108,7 +108,7 @@ def test_notebooks_01_and_05_run_on_colab(colab):
         result = subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-3000:]
     where = subprocess.check_output(
-        [python, "-c", "import equilib; print(equilib.__file__)"], text=True, cwd="/"
+        [python, "-c", "import equilib; print(equilib.__file__)"], text=True, cwd="/", env=environment
     ).strip()
     assert where.startswith(str(folder / "venv")), "the project came from the clone, not from this checkout"
     assert versions(python, "torch", *NAMES) == before, "what Colab has stays as it is"
