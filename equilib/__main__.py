@@ -82,7 +82,8 @@ def explain(error: Exception) -> tuple[str, int]:
     """
     from equilib.hdf5 import PatchFileError
 
-    text = " ".join(str(error).split())
+    # Lines become sentences where the next one begins as such.
+    text = " ".join(re.sub(r"(?<![.:;])\n(?=[A-Z])", ". ", str(error)).split())
     if "Traceback (most recent call last)" in text:  # of a process that this one started
         text = re.sub(r"^\w*(Error|Exception): ", "", str(error).strip().splitlines()[-1])
         return f"a process that was started for this ended: {text}", FAILED
@@ -97,8 +98,23 @@ def explain(error: Exception) -> tuple[str, int]:
             return text, FAILED
         return f"{text}; install the project again with all that it needs (pip install .)", FAILED
     if isinstance(error, (ValueError, OSError, FloatingPointError, PatchFileError)):
-        return text, FAILED
+        return _with_options(text), FAILED
     return f"a bug of equilib: {type(error).__name__}: {text}; please report it, with what --debug shows", BUG
+
+
+def _with_options(text: str) -> str:
+    """What the library says of its arguments, ``input_size=95``, as the command line has it: ``--input-size 95``."""
+    from equilib.cli.parser import DENSENET, NETWORK, RECIPE, SCHEME, TRAINING
+
+    names = "|".join((*NETWORK, *DENSENET, *TRAINING, *RECIPE, *SCHEME))
+
+    def option(match: re.Match) -> str:
+        return f"--{match[1].replace('_', '-')}"
+
+    text = re.sub(rf"(?<![\w.'-])({names})=True\b", option, text)
+    text = re.sub(rf"(?<![\w.'-])({names})=False\b", lambda match: option(match).replace("--", "--no-", 1), text)
+    text = re.sub(rf"(?<![\w.'-])({names})=(?=[\w'])", lambda match: f"{option(match)} ", text)
+    return re.sub(rf"^({names})(?= must)", option, text)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from equilib import self_test
 from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
 from equilib.layouts import Layout, architecture, prepared
-from equilib.results import has_vnni, processor, written_whole
+from equilib.results import check_is_file, has_vnni, processor, written_whole
 from equilib.self_test import SelfTest
 
 
@@ -287,8 +287,7 @@ def session(path: str | Path, *, threads: int = 1, batch: int = 1, layout: Layou
             network that was exported.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; write it with equilib.device.export_onnx")
+    check_is_file(path, "write it with `equilib quantize`, in Python with equilib.device.export_onnx")
     running = _open(path, threads, batch, layout)
     inputs = running.get_inputs()
     known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)

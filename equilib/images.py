@@ -166,9 +166,9 @@ def check_rgb(values: np.ndarray, name: str) -> None:
     if values.dtype != np.uint8:
         raise PatchFileError(f"{name} has values of type {values.dtype}, not 8-bit ones (uint8); convert it first")
     if values.ndim != 3 or values.shape[2] != 3:
-        raise PatchFileError(
-            f"{name} has shape {values.shape}, not (height, width, 3); save it as RGB, without transparency"
-        )
+        first = values.ndim == 3 and values.shape[0] == 3
+        remedy = "the colours come last: transpose it" if first else "save it as RGB, without transparency"
+        raise PatchFileError(f"{name} has shape {values.shape}, not (height, width, 3); {remedy}")
 
 
 def as_input(values: np.ndarray, name: str, size: int) -> Tensor:

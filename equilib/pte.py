@@ -28,7 +28,7 @@ from equilib.folding import fold_batch_norm
 from equilib.graph import find_input_shape
 from equilib.int8 import FakeQuantize, QuantizedDiscMean, QuantizedLayer
 from equilib.plain import DiscMean
-from equilib.results import written_whole
+from equilib.results import check_is_file, written_whole
 
 # The wheel brings no torch and asks for no version of it: these three go together, as constraints.txt has them.
 INSTALL = (
@@ -87,8 +87,7 @@ def load_pte(path: str | Path, *, threads: int = 1) -> Callable[[Tensor], Tensor
     from executorch.runtime import Runtime
 
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; write it with equilib quantize … -o {path.name}")
+    check_is_file(path, f"write it with `equilib quantize … -o {path.name}`")
     if portable_lib._threadpool_get_thread_count() != threads:
         portable_lib._unsafe_reset_threadpool(threads)
     try:

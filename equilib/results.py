@@ -48,6 +48,14 @@ def writable_target(path: str | Path) -> Path:
     return path
 
 
+def check_is_file(path: Path, way: str) -> None:
+    """Raises FileNotFoundError or IsADirectoryError unless there is such a file; ``way`` says how to get one."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; {way}")
+
+
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder, which becomes ``path`` at the end of the block.

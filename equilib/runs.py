@@ -166,6 +166,8 @@ def read_checkpoint(path: str | Path) -> dict:
             ) from error
         inner = re.search(r"WeightsUnpickler error: *(.*)", str(error))
         reason = (inner[1] if inner else str(error).split("\n")[0].split(". ")[0])[:120] or "it does not begin like one"
+        if isinstance(error, LookupError):  # whose text is a key alone
+            reason = "it does not begin like one"
         reason = reason if content.getbuffer().nbytes else "it is empty"
         raise ValueError(
             f"{path} is no checkpoint that can be read ({reason}); it is damaged or something else"

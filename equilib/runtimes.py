@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equilib import device
 from equilib.layouts import prepared
+from equilib.results import check_is_file
 
 Classifier = Callable[[Tensor], Tensor]
 # Of those in results/runtimes.json, for tables.
@@ -62,8 +63,7 @@ class Runtime:
         """
         path = Path(path)
         self.require()
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; write it with equilib quantize")
+        check_is_file(path, "write it with `equilib quantize`")
         return self.open(path, threads, batch)
 
 

@@ -263,6 +263,39 @@ def test_quantize_looks_where_it_writes_before_it_works(tmp_path, capsys, monkey
     one_sentence(capsys, "--fp32", "--per-field")
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--input-size", "96"], ["--input-size 95", "--allow-inexact", "a last window. Use"]),
+        (["--depthwise", "foo"], ["--depthwise must be one of"]),
+        (["--group", "C6", "--no-band-limit"], ["--no-band-limit", "C4"]),
+    ],
+)
+def test_what_the_library_says_of_its_arguments_names_the_options(capsys, words, said):
+    assert main(["train", "equivariant", "--folder", "run", "--data", "data", *words]) == 1
+    one_sentence(capsys, *said)
+
+
+def test_a_group_without_the_quarter_turns_is_said(capsys, asked):
+    for group, words in (("C5", "C5 does not contain"), ("D6", "D6 does not contain"), ("C8", ""), ("D4", "")):
+        capsys.readouterr()
+        asked("--group", group)
+        assert ("does not contain the rotation by 90°" in capsys.readouterr().err) == bool(words), group
+
+
+def test_a_model_that_is_something_else_is_named_as_what_it_is(tmp_path, patch, capsys):
+    (tmp_path / "text.pt").write_text("hello")
+    for model, words in (
+        (tmp_path, ["is a folder"]),
+        (tmp_path / "none.onnx", ["none.onnx is missing", "equilib quantize"]),
+        (results.shipped_checkpoint("pcam_C4_w0.35_20000_seed0"), ["is a checkpoint", "equilib quantize"]),
+    ):
+        assert main(["predict", str(model), str(patch)]) == 1
+        one_sentence(capsys, *words)
+    assert main(["quantize", str(tmp_path / "text.pt"), "-o", str(tmp_path / "m.onnx")]) == 1
+    one_sentence(capsys, "text.pt is no checkpoint", "does not begin like one")
+
+
 # --- ONNX files from elsewhere ---
 
 
@@ -341,7 +374,9 @@ def test_a_patch_that_overflows_is_named_and_the_others_answered(tmp_path, patch
     assert main(["predict", str(path), str(bright), str(patch)]) == 1
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 2 and "patch.png" in said.out
-    assert said.err.count("\n") == 1 and "bright.png" in said.err and "no finite numbers" in said.err
+    about_the_file, about_the_patch = said.err.splitlines()
+    assert "m.onnx carries no self-test" in about_the_file
+    assert "bright.png" in about_the_patch and "no finite numbers" in about_the_patch
 
 
 @pytest.mark.parametrize("place, words", [("../w.bin", "outside its folder"), ("none.bin", "missing beside it")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,6 +107,12 @@ def _config(options: argparse.Namespace, kind: str) -> TrainConfig:
     recipe = {name: value for name, value in preset.items() if name in TRAINING} | given(options, TRAINING)
     network = _network(options, preset)
     config = TrainConfig(kind, network, data=options.data or "", **recipe)  # refused before data is drawn
+    if kind == "equivariant" and 90 not in network.symmetry.exact_angles:
+        print(
+            f"equilib: {network.group} does not contain the rotation by 90°, so a network for it is not invariant to it; "
+            "groups that do: C4, C8, C12, D4, …",
+            file=sys.stderr,
+        )
     return config if options.data else TrainConfig(kind, network, data=_synthetic(), **recipe)
 
 

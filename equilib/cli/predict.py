@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equilib import device
+from equilib import device, self_test
 from equilib.equivariance import run_model
 from equilib.hdf5 import PatchFileError
 from equilib.images import count_images, image_files, read_images
@@ -33,6 +33,12 @@ def predict(options: argparse.Namespace, arguments: list[str]) -> int:
     by_window = bool(options.stride or options.map)
     batch = _BATCH if by_window else 1
     model = open_model(options.model, threads=options.threads, batch=batch, runtime=options.runtime)
+    if not model.ours:
+        print(
+            f"equilib: {model.path} carries no self-test: taken for a network that wants PCam's normalization and gives «no "
+            "tumour», then «tumour»",
+            file=sys.stderr,
+        )
     inputs = Inputs(options.images)
     if by_window:
         from equilib.cli.pictures import predict_pictures
@@ -99,6 +105,7 @@ class Classifier:
         size: height and width of its input, in pixels.
         normalized: whether it ends in a softmax, so that its outputs are probabilities already.
         batch: how many images it is given at once, at most.
+        ours: whether it carries a self-test, as files of ``equilib quantize`` do; of others nobody knows what they expect.
     """
 
     path: Path
@@ -106,6 +113,7 @@ class Classifier:
     size: int
     normalized: bool = False
     batch: int = 1
+    ours: bool = True
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(1, 3, size, size) normalised to (1, 2); ArithmeticError where the model answers with NaN or infinity."""
@@ -134,10 +142,16 @@ def open_model(path: str | Path, *, threads: int = 1, batch: int = 1, runtime: s
             f"{path} is a program for ExecuTorch, and predict runs ONNX files: write one with equilib quantize … -o "
             f"{path.with_suffix('.onnx').name}, or load it in Python by equilib.pte.load_pte"
         )
+    if path.suffix.lower() in (".pt", ".ckpt"):
+        raise ValueError(
+            f"{path} is a checkpoint, and predict runs ONNX files: `equilib quantize {path} -o "
+            f"{path.with_suffix('.onnx').name}` writes one"
+        )
     if path.is_file():
         check_external_data(path)
     # Where another runtime answers, this session is only asked what the file takes.
     session = device.session(path, threads=threads, batch=batch if runtime == DEFAULT else 1)
+    ours = self_test.KEY in session.get_modelmeta().custom_metadata_map
     inputs = session.get_inputs()[0]
     fixed, _, height, width = inputs.shape
     if isinstance(fixed, int) and fixed != 1:
@@ -157,7 +171,7 @@ def open_model(path: str | Path, *, threads: int = 1, batch: int = 1, runtime: s
         found = ", ".join(f"{output.name}: {output.type}" for output in outputs)
         raise ValueError(f"{path} is another network: it gives {found}, not one float32 tensor of two logits")
     running = session if runtime == DEFAULT else RUNTIMES[runtime].load(path, threads=threads, batch=batch)
-    return _tried(Classifier(path, running, height, batch=1 if fixed == 1 else batch))
+    return _tried(Classifier(path, running, height, batch=1 if fixed == 1 else batch, ours=ours))
 
 
 def _tried(model: Classifier) -> Classifier:
