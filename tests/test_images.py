@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from equilib.hdf5 import PatchFileError
-from equilib.images import image_files, read_images
+from equilib.images import check_rgb, image_files, read_images
 from equilib.pcam import crop, normalize
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
@@ -104,6 +104,12 @@ def test_all_else_is_refused_by_name(tmp_path, name, make, words):
     with pytest.raises(PatchFileError) as error:
         [list(read_images(file, 95)) for file in image_files(tmp_path / name)]
     assert all(word in str(error.value) for word in [name, *words]), str(error.value)
+
+
+def test_the_remedy_fits_what_is_wrong_with_the_shape():
+    for shape, remedy in (((3, 96, 96), "transpose"), ((96, 96, 4), "without transparency"), ((96, 96), "RGB")):
+        with pytest.raises(PatchFileError, match=remedy):
+            check_rgb(np.zeros(shape, np.uint8), "x.h5[0]")
 
 
 def test_networks_of_larger_patches_get_theirs(tmp_path):
