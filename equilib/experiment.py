@@ -277,6 +277,7 @@ def compare(
     command: str = "",
     measured: int = 300,
     training_options: dict | None = None,
+    stage: Callable[[str], None] | None = None,
 ) -> dict:
     """Train (or continue) both networks of one configuration, measure them and write ``output`` as JSON.
 
@@ -288,6 +289,7 @@ def compare(
         command: how this was started, to be written down.
         measured: see :func:`measure`.
         training_options: for :func:`equilib.training.train`.
+        stage: is told what begins, in words.
 
     Returns:
         The contents of the file; empty in all processes but the first, which alone measures and writes.
@@ -303,20 +305,19 @@ def compare(
     output.parent.mkdir(parents=True, exist_ok=True)
     writable_target(output)
     configs = {kind: replace(config, kind=kind) for kind in KINDS}
-    results = {kind: train(ours, runs / kind, **(training_options or {})) for kind, ours in configs.items()}
+    tell = stage if stage and rank_zero_only.rank == 0 else lambda words: None
+    results = {}
+    for kind, ours in configs.items():
+        tell(f"{kind}: training")
+        results[kind] = train(ours, runs / kind, **(training_options or {}))
     if rank_zero_only.rank != 0:
         return {}
-    models = {
-        kind: measure(results[kind], ours, runs / f"{kind}_int8.onnx", measured=measured)
-        for kind, ours in configs.items()
-    }
-    used = sizes | {
-        split: min(limit, sizes[split])
-        for split, limit in (("train", config.train_limit), ("valid", config.valid_limit))
-        if limit
-    }
+    models = {}
+    for kind, ours in configs.items():
+        tell(f"{kind}: to INT8, and measured on {sizes['test']:,} test patches")
+        models[kind] = measure(results[kind], ours, runs / f"{kind}_int8.onnx", measured=measured)
     contents = {
-        "data": {"label": label, **used},
+        "data": {"label": label} | sizes | _limited(sizes, config),
         "seed": config.seed,
         "command": command,
         "environment": machine,
@@ -324,6 +325,12 @@ def compare(
     }
     write_json(output, contents)
     return contents
+
+
+def _limited(sizes: dict[str, int], config: TrainConfig) -> dict[str, int]:
+    """How many patches were used of the splits that the configuration limits."""
+    limits = {"train": config.train_limit, "valid": config.valid_limit}
+    return {split: min(limit, sizes[split]) for split, limit in limits.items() if limit}
 
 
 def data_label(root: str | Path) -> str:

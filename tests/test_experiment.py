@@ -29,6 +29,9 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     # Strict layers: those that export to the conventional network's.
     arguments += ["--learning-rate", "1e-3", "--depthwise", "strict"]
     assert main(arguments) == 0
+    said = capsys.readouterr().out.splitlines()
+    told = [line for line in said if line.startswith(("conventional: ", "equivariant: "))]
+    assert [line.split(",")[0].split(": ")[1] for line in told] == ["training"] * 2 + ["to INT8"] * 2
     contents = results.read_results(output)
     assert contents["data"]["label"] == "synthetic tissue" and contents["data"]["train"] == 64
     assert str(tmp_path) not in output.read_text(), "results must hold no local path"

@@ -42,6 +42,7 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> int:
         label=options.label or experiment.data_label(config.data),
         command=without_paths(arguments),
         training_options=_machine(options),
+        stage=lambda words: print(words, flush=True),
         **given(options, ["measured"]),
     )
     if contents:  # only the first of several processes measures
