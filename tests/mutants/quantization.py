@@ -260,7 +260,12 @@ RUNTIMES = mutants_of(
         "return True",
         "::test_a_missing_runtime_says_how_to_get_it",
     ),
-    ("a missing file goes to the runtime", "if not path.is_file():", "if path.is_dir():", "::test_bad_files"),
+    (
+        "a missing file goes to the runtime",
+        'check_is_file(path, "write it with `equilib quantize`")',
+        "pass",
+        "::test_bad_files",
+    ),
     (
         "colours are read backwards",
         "np.ascontiguousarray(images.numpy(), dtype=np.float32)",
