@@ -31,7 +31,7 @@ FLAGS = [
 ]
 
 # Those that compute longest are opened by `make nightly`; nbval runs all of them each time.
-LONG = ("04_", "06_")
+LONG = ("04_", "05_", "06_")
 NOTEBOOKS = [
     pytest.param(path.stem, marks=[pytest.mark.nightly] if path.stem.startswith(LONG) else [])
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -254,13 +254,29 @@ def test_slider_drag_and_buttons_move_picture_and_answers(page):
     assert "same bits" in page.locator("#notice").text_content()
 
 
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def other(name, shape, outputs):
+    """Some other network: a linear layer on whatever it takes."""
+    size = int(np.prod(shape[1:]))
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, outputs])],
+        [helper.make_tensor("w", TensorProto.FLOAT, [size, outputs], np.zeros(size * outputs))],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 @pytest.mark.slow
 def test_files_of_the_reader_get_an_answer_or_one_sentence(page, folder, tmp_path):
-    def png(pixels):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        return buffer.getvalue()
-
     def drop(name, contents):
         """A file let fall on the page."""
         page.evaluate(
@@ -271,20 +287,6 @@ def test_files_of_the_reader_get_an_answer_or_one_sentence(page, folder, tmp_pat
             }""",
             [name, base64.b64encode(contents).decode()],
         )
-
-    def other(name, shape, outputs):
-        """Some other network: a linear layer on whatever it takes."""
-        size = int(np.prod(shape[1:]))
-        graph = helper.make_graph(
-            [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])],
-            name,
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, outputs])],
-            [helper.make_tensor("w", TensorProto.FLOAT, [size, outputs], np.zeros(size * outputs))],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        onnx.checker.check_model(model)
-        return model.SerializeToString()
 
     pixels = np.array(Image.open(folder / "synthetic/2.png"))
     page.locator("#slider").fill("0")
