@@ -116,4 +116,4 @@ def test_notebooks_run_on_colab(colab, tmp_path, name):
     ).strip()
     assert where.startswith(str(folder / "venv")), "the project came from the clone, not from this checkout"
     assert versions(python, "torch", *NAMES) == before, "what Colab has stays as it is"
-    shutil.rmtree(tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)  # pytest keeps what lies there for three runs
