@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -12,6 +13,7 @@ import runs
 
 from equilib import confirmation, contrasts, marks, plan_tables, study, study_tables
 from equilib.experiment import table
+from equilib.progress import bar
 from equilib.results import markdown_table, read_results
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
@@ -39,15 +41,19 @@ def page(name: str) -> Path:
 
 def renew(*names: str) -> None:
     """Print the tables of these names, or all of them, and put them between their marks."""
-    for name, text in tables().items():
-        if names and name not in names:
-            continue
+    for name, text in tables(*names).items():
         print(text, end="\n\n")
         marks.write(name, text, page(name))
 
 
-def tables() -> dict[str, str]:
-    """The tables by the name of their marks."""
+def tables(*names: str) -> dict[str, str]:
+    """The tables by the name of their marks; those of these names, or all of them."""
+    chosen = [(name, make) for name, make in makers().items() if not names or name in names]
+    return {name: make() for name, make in bar(chosen, total=len(chosen), words="tables", unit="table")}
+
+
+def makers() -> dict[str, Callable[[], str]]:
+    """What makes each table, by the name of its marks."""
     grid, ablation, evidence = (study.read_runs(runs.RESULTS / name) for name in ("grid", "ablation", "evidence"))
     every = [*grid, *ablation, *evidence]
     few, most = (study.select(ablation, patches=size) for size in (runs.SIZES[0][0], runs.SIZES[-1][0]))
@@ -76,43 +82,45 @@ def tables() -> dict[str, str]:
         planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
     return {
-        "table 1": text(brief(study_tables.table_1(*filter(None, (planned, third)))))
-        + "\n\n"
-        + "\n".join(map("* {}".format, sentences(planned, third, confirmed=confirmed))),
-        "model": cards.chosen_model(),
-        "table 1, two recipes": text(study_tables.table_1(grid, most)),
-        "differences": text(study_tables.advantage_rows(grid)),
-        "differences, multiples of 24": text(study_tables.advantage_rows(chosen), narrower),
-        "grid": text(study_tables.accuracy_rows(grid), study_tables.int8_rows(grid), *rotation),
-        "ablation": text(study_tables.ablation_rows(few)),
-        "ablation, most patches": text(
+        "table 1": lambda: (
+            text(brief(study_tables.table_1(*filter(None, (planned, third)))))
+            + "\n\n"
+            + "\n".join(map("* {}".format, sentences(planned, third, confirmed=confirmed)))
+        ),
+        "model": cards.chosen_model,
+        "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
+        "differences": lambda: text(study_tables.advantage_rows(grid)),
+        "differences, multiples of 24": lambda: text(study_tables.advantage_rows(chosen), narrower),
+        "grid": lambda: text(study_tables.accuracy_rows(grid), study_tables.int8_rows(grid), *rotation),
+        "ablation": lambda: text(study_tables.ablation_rows(few)),
+        "ablation, most patches": lambda: text(
             study_tables.ablation_rows(most),
             study_tables.int8_rows(chosen),
             study_tables.rotation_rows(chosen),
             study_tables.steadiness_rows(chosen),
         ),
-        "ladder": text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
-        "the paper's augmentation": text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
-        "contrasts": text(contrasts.contrast_rows(planned, confirmed=confirmed)),
-        "confirmation": sealed(evidence),
-        "to the end": text(plan_tables.end_rows(evidence)),
-        "learning rates": text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
-        "few patches": text(plan_tables.few_rows(evidence)),
-        "evidence": text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
-        "again": again_table(),
-        "search": search_table(),
+        "ladder": lambda: text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
+        "the paper's augmentation": lambda: text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
+        "contrasts": lambda: text(contrasts.contrast_rows(planned, confirmed=confirmed)),
+        "confirmation": lambda: sealed(evidence),
+        "to the end": lambda: text(plan_tables.end_rows(evidence)),
+        "learning rates": lambda: text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
+        "few patches": lambda: text(plan_tables.few_rows(evidence)),
+        "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
+        "again": again_table,
+        "search": search_table,
     } | ledger_and_cards()
 
 
-def ledger_and_cards() -> dict[str, str]:
-    """The tables of the ledger, the model card and the data card."""
+def ledger_and_cards() -> dict[str, Callable[[], str]]:
+    """What makes the tables of the ledger, the model card and the data card."""
     return {
-        "claims": claims.table(),
-        "rotations": claims.rotation_table(),
-        "files": cards.files_table(),
-        "networks": cards.networks_table(),
-        "patches": cards.tissue_table(),
-        "slides": cards.slides_table(),
+        "claims": claims.table,
+        "rotations": claims.rotation_table,
+        "files": cards.files_table,
+        "networks": cards.networks_table,
+        "patches": cards.tissue_table,
+        "slides": cards.slides_table,
     }
 
 
