@@ -126,7 +126,7 @@ def _exported(network: nn.Module, shape: tuple[int, ...]):
         with _exporter_ready():
             program = torch.export.export(network, images, dynamic_shapes=batches)
             if all(str(node.target) in IN_ONNX for node in program.graph.nodes if node.op == "call_function"):
-                program.run_decompositions = lambda table: program
+                program.run_decompositions = lambda *_, **__: program
             exported = torch.onnx.export(
                 program,
                 dynamo=True,

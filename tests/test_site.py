@@ -153,8 +153,8 @@ def test_the_start_page_begins_with_the_live_page(browser, pages):  # noqa: F811
     frame = page.frame_locator("iframe.live")
     frame.locator('[data-slot="0"][data-degrees="0"]').wait_for(timeout=60_000)
     frame.locator('[data-turn="90"]').click()
-    frame.locator('[data-slot="0"][data-degrees="90"]').wait_for()
-    assert "same bits" in frame.locator("#notice").text_content()
+    frame.locator("#notice", has_text="same bits").wait_for()  # said when both networks have answered
+    assert frame.locator('[data-slot="0"][data-degrees="90"]').count() == 1
     assert not frame.locator(".bits").is_visible()
     inside = page.frames[1]
     assert inside.evaluate("document.documentElement.dataset.theme") == "dark"
