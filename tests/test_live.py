@@ -251,7 +251,7 @@ def test_slider_drag_and_buttons_move_picture_and_answers(page):
     picture = Image.open(io.BytesIO(base64.b64decode(shot().split(",")[1])))
     start = Image.open(io.BytesIO(base64.b64decode(upright.split(",")[1])))
     assert np.array_equal(np.rot90(np.array(start)), np.array(picture)), "a quarter turn moves pixels and changes none"
-    assert "same bits" in page.locator("#notice").text_content()
+    page.locator("#notice", has_text="same bits").wait_for()
 
 
 def png(pixels):
