@@ -48,10 +48,15 @@ def writable_target(path: str | Path) -> Path:
     return path
 
 
-def check_is_file(path: Path, way: str) -> None:
-    """Raises FileNotFoundError or IsADirectoryError unless there is such a file; ``way`` says how to get one."""
+def check_is_file(path: Path, way: str, *, inside: str = "a file") -> None:
+    """Raises FileNotFoundError or IsADirectoryError unless there is such a file.
+
+    Args:
+        way: how to get it.
+        inside: what is meant, where somebody names the folder that holds it.
+    """
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+        raise IsADirectoryError(f"{path} is a folder; name {inside} in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {way}")
 

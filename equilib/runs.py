@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from equilib.densenet import DenseNetConfig
 from equilib.mobilenet import KINDS, MobileNetConfig, build
-from equilib.results import PART, shipped_checkpoint, write_json, written_whole
+from equilib.results import PART, check_is_file, shipped_checkpoint, write_json, written_whole
 from equilib.variant import DEFAULT_FAMILY, FAMILIES
 
 # The architecture's configuration, by the name of its family.
@@ -147,10 +147,7 @@ def read_checkpoint(path: str | Path) -> dict:
         ValueError: it is damaged, something else, or holds Python objects, which could run code when they are read.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name the {BEST} in it")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; train first (equilib train --help)")
+    check_is_file(path, "train first (equilib train --help)", inside=f"the {BEST}")
     content = io.BytesIO(path.read_bytes())  # what fails after this is not the disk's fault
     try:
         _check_sums(content)

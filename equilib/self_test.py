@@ -8,6 +8,7 @@ pooling with other rules).  So :func:`equilib.device.export_onnx` writes the sim
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -155,8 +156,8 @@ def of_file(path: str | Path) -> SelfTest:
         raise ValueError(f"{path} is no INT8 network of `equilib quantize`, so it cannot get a self-test")
     low, high = next(iter(levels.values()))
     images = SelfTest(tuple(shape), low, high, (), 0.0).images()
-    rounded = _without_kernels(model, images)
-    rounding = _root_mean_square(rounded - _without_kernels(_clipped(model, levels), images))
+    rounded, unrounded = (without_kernels(one, images)[0] for one in (model, _clipped(model, levels)))
+    rounding = _root_mean_square(rounded - unrounded)
     return _kept_test(tuple(shape), low, high, rounded, 6**0.5 * rounding)
 
 
@@ -192,15 +193,15 @@ def _clipped(model, levels: dict[str, tuple[float, float]]):
     return model
 
 
-def _without_kernels(model, images: np.ndarray) -> np.ndarray:
-    """What a model answers when onnxruntime fuses nothing, (images, outputs)."""
+def without_kernels(model, images: np.ndarray, names: Sequence[str] | None = None) -> list[np.ndarray]:
+    """A model's outputs, or those of these names, when onnxruntime fuses nothing: no integer kernels."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     running = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return running.run(None, {running.get_inputs()[0].name: images})[0]
+    return running.run(names, {running.get_inputs()[0].name: images})
 
 
 class _Clip(nn.Module):

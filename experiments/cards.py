@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import runs
 
@@ -45,8 +47,8 @@ def today(command: str) -> str:
     return command.replace("python benchmarks/grid.py ", "python experiments/grid.py train ")
 
 
-def networks_table() -> str:
-    """The figures of each shipped network that was trained on real patches, of its own run."""
+def networks_table(every: Sequence[study.Run]) -> str:
+    """The figures of each shipped network that was trained on real patches, of its own run; over seeds, those of ``every``."""
     rows = []
     for name, entry in shipped().items():
         if not name.startswith("pcam_"):
@@ -71,7 +73,7 @@ def networks_table() -> str:
                 "AUC, FP32": f"{figures['accuracy']['fp32']['auc']:.3f}",
                 "flips between quarter turns, INT8": f"{100 * np.mean(between):.0f} %",
                 "INT8 identical at quarter turns": f"{100 * figures['int8_identical_under_quarter_turns']:.1f} %",
-                "its kind over seeds, FP32 [%]": over_seeds(run),
+                "its kind over seeds, FP32 [%]": over_seeds(run, every),
             }
         )
     return markdown_table(rows)
@@ -94,10 +96,9 @@ def with_interval(estimate: study.Estimate) -> str:
     return f"{100 * estimate.mean:.1f} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
-def over_seeds(run: study.Run) -> str:
-    """The accuracy of all runs in the tables that differ in their seed alone: mean ± standard deviation, how many seeds."""
-    tables = [one for name in ("grid", "ablation", "evidence") for one in study.shipped_runs(name)]
-    group = study.siblings(tables, run)
+def over_seeds(run: study.Run, every: Sequence[study.Run]) -> str:
+    """The accuracy of all of ``every`` that differ in their seed alone: mean ± standard deviation, how many seeds."""
+    group = study.siblings(every, run)
     return f"{study_tables.points(study.accuracy(group))}, {len(group)} seed{'s' * (len(group) != 1)}"
 
 

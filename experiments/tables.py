@@ -109,16 +109,16 @@ def makers() -> dict[str, Callable[[], str]]:
         "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table,
         "search": search_table,
-    } | ledger_and_cards()
+    } | ledger_and_cards(every)
 
 
-def ledger_and_cards() -> dict[str, Callable[[], str]]:
+def ledger_and_cards(every: list[study.Run]) -> dict[str, Callable[[], str]]:
     """What makes the tables of the ledger, the model card and the data card."""
     return {
         "claims": claims.table,
-        "rotations": claims.rotation_table,
+        "rotations": lambda: claims.rotation_table(every),
         "files": cards.files_table,
-        "networks": cards.networks_table,
+        "networks": lambda: cards.networks_table(every),
         "patches": cards.tissue_table,
         "slides": cards.slides_table,
     }
