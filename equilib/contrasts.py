@@ -1,7 +1,7 @@
 """The contrasts of ``results/PLAN.md``: pairs of networks that differ in one thing, and what their runs have decided.
 
 Read are the runs in ``results/evidence/``, never the sealed folder of confirmation inside it: :mod:`equilib.confirmation`
-opens that, when the plan says so.  Until then no contrast is decided with «yes».
+opens that, contrast by contrast, when the plan says so.  Until then a contrast is not decided with «yes».
 """
 
 from __future__ import annotations
@@ -319,20 +319,26 @@ def missing(runs: Sequence[Run], contrast: Contrast, seeds: Sequence[int] | None
     return "; ".join(waits)
 
 
-def contrast_rows(runs: Sequence[Run], *, confirmed: bool = False) -> list[dict[str, str]]:
+def is_confirmed(runs: Sequence[Run], contrast: Contrast) -> bool:
+    """Whether all runs of both networks hold their answers on the confirmation patches."""
+    sides = [sided(runs, name) for name in (contrast.network, contrast.baseline)]
+    return all(sides) and all("confirmation" in run.figures for side in sides for run in side)
+
+
+def contrast_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """A row for each contrast of the plan, in its measures and, beside these, in INT8; accuracies in percentage points.
 
     Args:
-        runs: as :func:`of_plan` gives them.
-        confirmed: the runs hold their answers on the confirmation patches (:func:`equilib.confirmation.opened`).
+        runs: as :func:`of_plan` gives them, or :func:`equilib.confirmation.opened`; what that left closed is «sealed».
     """
     rows = []
     for contrast in CONTRASTS:
-        measures = MEASURES | (CONFIRMATION if confirmed else {})
+        measures = MEASURES | (CONFIRMATION if is_confirmed(runs, contrast) else {})
         found = {measure: compare(runs, contrast, measure) for measure in measures}
         row = {"contrast": f"{contrast.network} − {contrast.baseline}", "level": contrast.level}
         row |= {"what lies between": contrast.asks, "seeds": "{} and {}".format(*found[DECIDES].runs)}
         row |= {measure: difference_text(measure, difference) for measure, difference in found.items()}
+        row |= {measure: "sealed" for measure in CONFIRMATION if measure not in found}
         sides = [sided(runs, name) for name in (contrast.network, contrast.baseline)]
         row[IN_INT8] = study_tables.difference(advantage(*sides, "int8")) if all(sides) else "not run"
         row["verdict"] = verdict(found[DECIDES], found.get(CONFIRMS))
@@ -345,24 +351,30 @@ def short(label: str) -> str:
     return label.removesuffix(f", {ANY_ANGLE}")
 
 
-def sentences(runs: Sequence[Run], *, confirmed: bool = False) -> list[str]:
+def sentences(runs: Sequence[Run]) -> list[str]:
     """A sentence for each primary and secondary contrast of the plan: what was found, and the verdict.
 
     Args:
-        runs: as :func:`of_plan` gives them; with their confirmation patches where these count (``confirmed``).
+        runs: as :func:`of_plan` gives them, or :func:`equilib.confirmation.opened`.
     """
     found = []
     for contrast in CONTRASTS:
         if contrast.level == "part":
             continue
         names = " − ".join(short(NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
-        area, points = (compare(runs, contrast, measure) for measure in (DECIDES, "accuracy, test"))
-        interval = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
-        numbers = f"{area.mean:+.3f} in AUC{interval}, {100 * points.mean:+.1f} points, "
+        area, again = compare(runs, contrast), None
+        numbers = f"{_in_brief(area, compare(runs, contrast, 'accuracy, test'))}, "
         numbers += f"{area.runs[0]} and {area.runs[1]} seed(s); "
-        again = compare(runs, contrast, CONFIRMS) if confirmed else None
+        if is_confirmed(runs, contrast):
+            again, points = (compare(runs, contrast, measure) for measure in (CONFIRMS, "accuracy, confirmation"))
+            numbers += f"on confirmation patches {_in_brief(again, points)}; "
         found.append(f"{names} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area, again)}.")
     return found
+
+
+def _in_brief(area: Difference, points: Difference) -> str:
+    interval = " (Welch {:+.3f} to {:+.3f})".format(*area.interval) if area.has_interval else ""
+    return f"{area.mean:+.3f} in AUC{interval}, {100 * points.mean:+.1f} points"
 
 
 def difference_text(measure: str, difference: Difference) -> str:

@@ -5,7 +5,7 @@
     python experiments/grid.py again --data DATA --folder RUNS --only C4_w0.35_1000_seed0    does it come out the same?
     python experiments/grid.py ship [--plan] --folder RUNS --only C4_w0.35_20000_seed0   keep weights and INT8 model in results/
     python experiments/grid.py pack                                                the JSONs of runs, gzipped
-    python experiments/grid.py confirm                                             the plan's contrasts on the sealed patches
+    python experiments/grid.py confirm                                             complete contrasts on the sealed patches
     python experiments/grid.py tables                                              print all tables, renew the READMEs
 
 `--plan` means the runs of results/PLAN.md, in its order.  One JSON a run.  Start it again and it goes on: runs that have
@@ -28,7 +28,6 @@ from tables import again_table, confirmation_table, renew
 
 from equilib import device
 from equilib.cli.process import until_closed
-from equilib.confirmation import Sealed
 from equilib.experiment import data_label, measure, score
 from equilib.mobilenet import exported
 from equilib.pcam import Patches
@@ -165,7 +164,7 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tables", help="print the tables of all results, renew the READMEs")
     commands.add_parser("pack", help="gzip the JSONs of runs in results/")
-    commands.add_parser("confirm", help="the contrasts of the plan on the confirmation patches, once its floor is done")
+    commands.add_parser("confirm", help="the plan's complete contrasts on the confirmation patches")
     for name, summary in (
         ("list", "which runs are done and which are missing"),
         ("train", "train and measure what is missing"),
@@ -203,7 +202,7 @@ def main() -> None:
     if options.command == "confirm":
         try:
             print(confirmation_table())
-        except (Sealed, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             sys.exit(f"grid.py: {error}")
         return
     runs = planned_runs() if getattr(options, "plan", False) else grid_runs()

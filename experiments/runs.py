@@ -154,7 +154,7 @@ class PlannedRun:
 
     @property
     def confirmation(self) -> Path:
-        """Its answers on the confirmation patches; no table reads them before the floor of the plan is done."""
+        """Its answers on the confirmation patches; equilib.confirmation alone reads them, when a contrast is complete."""
         return RESULTS / "evidence" / "confirmation" / f"{self.name}.json"
 
     def config(self, data: str) -> TrainConfig:

@@ -76,16 +76,13 @@ def makers() -> dict[str, Callable[[], str]]:
         and (theirs := study.select(grid, variant=runs.NETWORKS[0], patches=size))
     ]
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
-    planned = contrasts.of_plan(evidence)
-    confirmed = not confirmation.floor_missing(evidence)
-    if confirmed:
-        planned = confirmation.opened(evidence, SEALED)
+    planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
     return {
         "table 1": lambda: (
             text(brief(study_tables.table_1(*filter(None, (planned, third)))))
             + "\n\n"
-            + "\n".join(map("* {}".format, sentences(planned, third, confirmed=confirmed)))
+            + "\n".join(map("* {}".format, sentences(planned, third)))
         ),
         "model": cards.chosen_model,
         "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
@@ -101,7 +98,7 @@ def makers() -> dict[str, Callable[[], str]]:
         ),
         "ladder": lambda: text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
         "the paper's augmentation": lambda: text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
-        "contrasts": lambda: text(contrasts.contrast_rows(planned, confirmed=confirmed)),
+        "contrasts": lambda: text(contrasts.contrast_rows(planned)),
         "confirmation": lambda: sealed(evidence),
         "to the end": lambda: text(plan_tables.end_rows(evidence)),
         "learning rates": lambda: text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
@@ -138,13 +135,9 @@ def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def sentences(planned: list[study.Run], third: list[study.Run], *, confirmed: bool) -> list[str]:
+def sentences(planned: list[study.Run], third: list[study.Run]) -> list[str]:
     """What the README says below its table: the contrasts of the paper's network; results/README.md has all."""
-    found = contrasts.sentences(planned, confirmed=confirmed)[:2]
-    # The last sentence says once what each row says there.
-    found = [said.replace(", confirmation is sealed", "") for said in found] + third_row(third)
-    sealed = "A «yes» needs the confirmation patches, too: sealed until the plan's floor is done."
-    return found if confirmed else [*found, sealed]
+    return contrasts.sentences(planned)[:2] + third_row(third)
 
 
 def third_row(runs: list[study.Run]) -> list[str]:
@@ -155,20 +148,27 @@ def third_row(runs: list[study.Run]) -> list[str]:
 
 
 def sealed(evidence: list[study.Run]) -> str:
-    """Why the confirmation patches are not read yet; once they may be, that they are."""
-    lacking = confirmation.floor_missing(evidence)
-    if not lacking:
-        return "The floor of the plan is done: the confirmation patches are read, and stand in the table above."
-    names = ", ".join(f"`{name}`" for name in lacking)
-    return f"Sealed: {len(lacking)} of the {len(confirmation.floor_names())} runs of the floor are missing ({names})."
+    """Which contrasts are read on the confirmation patches, and what the others wait for."""
+    ready, lines = confirmation.ready(evidence), []
+    for contrast in contrasts.CONTRASTS:
+        names = ", ".join(f"`{name}`" for name in confirmation.lacking(evidence, contrast))
+        told = "read" if contrast in ready else f"sealed, {names} missing"
+        lines.append(f"* {contrast.network} − {contrast.baseline}: {told}.")
+    return "\n".join(lines)
 
 
 def confirmation_table() -> str:
-    """The plan's contrasts with the confirmation patches; raises :class:`equilib.confirmation.Sealed` before they may be read."""
-    runs_of_plan = confirmation.opened(study.read_runs(runs.RESULTS / "evidence"), SEALED)
+    """The plan's complete contrasts with the confirmation patches, and what the others wait for."""
+    evidence = study.read_runs(runs.RESULTS / "evidence")
     shown = ("contrast", "level", "seeds", contrasts.DECIDES, *contrasts.CONFIRMATION, "verdict")
-    rows = contrasts.contrast_rows(runs_of_plan, confirmed=True)
-    return markdown_table([{name: row[name] for name in shown} for row in rows])
+    rows = contrasts.contrast_rows(confirmation.opened(evidence, SEALED))
+    ready = confirmation.ready(evidence)
+    read = [
+        {name: row[name] for name in shown}
+        for contrast, row in zip(contrasts.CONTRASTS, rows, strict=True)
+        if contrast in ready
+    ]
+    return f"{markdown_table(read)}\n\n{sealed(evidence)}" if read else sealed(evidence)
 
 
 def again_table() -> str:

@@ -217,10 +217,16 @@ CONFIRMATION = mutants_of(
     "confirmation",
     "test_confirmation.py",
     (
-        "one run of the floor may be missing",
-        "if lacking := floor_missing(runs):",
-        "if len(lacking := floor_missing(runs)) > 1:",
+        "one planned run may be missing",
+        "if not lacking(runs, contrast)]",
+        "if len(lacking(runs, contrast)) < 2]",
     ),
+    (
+        "the baseline's runs are not waited for",
+        "(contrast.network, contrast.baseline) for seed",
+        "(contrast.network,) for seed",
+    ),
+    ("all networks are read at once", "if run.variant in complete", "if complete"),
     ("runs of any recipe make up the floor", "name_of(run) for run in of_plan(runs)}", "name_of(run) for run in runs}"),
     ("test patches confirm", 'if lists[1] == run.figures["per_patch"]["fp32"]:', "if False:"),
 )
