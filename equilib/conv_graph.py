@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,3 +119,38 @@ class ConvGraph:
             kept = [attribute for attribute in conv.node.attribute if attribute.name != "group"]
             del conv.node.attribute[:]
             conv.node.attribute.extend([*kept, helper.make_attribute("group", conv.groups)])
+
+
+def has_subgraphs(graph) -> bool:
+    """Whether a node holds a graph of its own, as If and Loop do."""
+    return any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
+
+
+def copied(node, inputs: Iterable[str], output: str):
+    """A node of the same kind with other inputs and another output."""
+    from onnx import NodeProto
+
+    result = NodeProto()
+    result.CopyFrom(node)
+    del result.input[:], result.output[:]
+    result.name = f"{node.op_type}/{output}"
+    result.input.extend(inputs)
+    result.output.append(output)
+    return result
+
+
+def keep_nodes(graph, nodes: list) -> None:
+    """Make these the nodes of a graph, and drop constants that none of them reads."""
+    from onnx import NodeProto, TensorProto
+
+    def copies(kind, items):
+        result = [kind() for _ in items]
+        for copy, item in zip(result, items):
+            copy.CopyFrom(item)
+        return result
+
+    read = {name for node in nodes for name in node.input} | {v.name for v in (*graph.input, *graph.output)}
+    nodes, constants = copies(NodeProto, nodes), copies(TensorProto, [t for t in graph.initializer if t.name in read])
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)

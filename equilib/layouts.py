@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from equilib.conv_graph import CHANNELWISE, Conv, ConvGraph, Stored
+from equilib.conv_graph import CHANNELWISE, Conv, ConvGraph, Stored, has_subgraphs
+from equilib.own_integers import own_integers
 from equilib.pieces import cut
 
 
@@ -96,6 +97,8 @@ def prepared(
         return str(path)  # found from the path alone
     integers = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
     result = rewrite(model, layout or measured_layout("INT8" if integers else "FP32", runtime, batch=batch))
+    if runtime == "onnxruntime":
+        result = own_integers(result)
     return str(path) if result is model else result.SerializeToString()
 
 
@@ -107,7 +110,7 @@ def rewrite(model, layout: Layout):
     """
     from onnx import ModelProto
 
-    if layout == AS_WRITTEN or any(attribute.HasField("g") for n in model.graph.node for attribute in n.attribute):
+    if layout == AS_WRITTEN or has_subgraphs(model.graph):
         return model
     result = ModelProto()
     result.CopyFrom(model)

@@ -14,7 +14,7 @@ from math import lcm
 
 import numpy as np
 
-from equilib.conv_graph import Conv, ConvGraph, Stored
+from equilib.conv_graph import Conv, ConvGraph, Stored, copied, keep_nodes
 
 # Done channel by channel, between a convolution and where its result is quantized.
 _BETWEEN = {"Relu", "Clip", "QuantizeLinear"}
@@ -38,7 +38,7 @@ def cut(graph: ConvGraph, piece_channels: int) -> bool:
         return False
     replaced = {id(one.last): one.nodes() for one in cuts}
     nodes = [other for node in graph.graph.node for other in replaced.get(id(node), [node])]
-    _keep(graph.graph, _used(nodes, {value.name for value in graph.graph.output}))
+    keep_nodes(graph.graph, _used(nodes, {value.name for value in graph.graph.output}))
     return True
 
 
@@ -90,7 +90,7 @@ class _Cut:
             else:
                 x = pieces[i]
             if self.dequantize:
-                result.append(_copied(self.dequantize, [x, *self.dequantize.input[1:]], f"{x}/dequantized"))
+                result.append(copied(self.dequantize, [x, *self.dequantize.input[1:]], f"{x}/dequantized"))
                 x = result[-1].output[0]
             result += self._piece(self.conv, i, rows, weight[i * rows : (i + 1) * rows], x, self.behind)
             outputs.append(result[-1].output[0])
@@ -133,14 +133,14 @@ class _Cut:
         nodes, inputs = [], [x]
         for name, constant, array in zip(conv.node.input[1:], conv.constants, arrays):
             inputs.append(self._constant(nodes, name, constant, array, f"/{place}"))
-        node = _copied(conv.node, inputs, f"{conv.node.output[0]}/{place}")
+        node = copied(conv.node, inputs, f"{conv.node.output[0]}/{place}")
         kept = [attribute for attribute in node.attribute if attribute.name != "group"]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("group", 1)])
         nodes.append(node)
         for follower in followers:
             inputs = [nodes[-1].output[0], *follower.input[1:]]
-            nodes.append(_copied(follower, inputs, f"{follower.output[0]}/{place}"))
+            nodes.append(copied(follower, inputs, f"{follower.output[0]}/{place}"))
         return nodes
 
     def _constant(self, nodes: list, name: str, constant: Stored, array: np.ndarray, suffix: str) -> str:
@@ -152,20 +152,8 @@ class _Cut:
         if constant.name == name:
             return tensor.name
         dequantize = self.graph.producers[name]
-        nodes.append(_copied(dequantize, [tensor.name, *dequantize.input[1:]], name + suffix))
+        nodes.append(copied(dequantize, [tensor.name, *dequantize.input[1:]], name + suffix))
         return nodes[-1].output[0]
-
-
-def _copied(node, inputs: list[str], output: str):
-    from onnx import NodeProto
-
-    result = NodeProto()
-    result.CopyFrom(node)
-    del result.input[:], result.output[:]
-    result.name = f"{node.op_type}/{output}"
-    result.input.extend(inputs)
-    result.output.append(output)
-    return result
 
 
 def _readers(graph: ConvGraph) -> dict[str, list]:
@@ -187,20 +175,3 @@ def _used(nodes: list, wanted: set[str]) -> list:
             wanted |= set(node.input)
             result.append(node)
     return result[::-1]
-
-
-def _keep(graph, nodes: list) -> None:
-    """Make these the nodes of a graph, and drop constants that none of them reads."""
-    from onnx import NodeProto, TensorProto
-
-    def copies(kind, items):
-        result = [kind() for _ in items]
-        for copy, item in zip(result, items):
-            copy.CopyFrom(item)
-        return result
-
-    read = {name for node in nodes for name in node.input} | {v.name for v in (*graph.input, *graph.output)}
-    nodes, constants = copies(NodeProto, nodes), copies(TensorProto, [t for t in graph.initializer if t.name in read])
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(constants)

@@ -251,6 +251,20 @@ PIECES = mutants_of(
     ("pieces are joined in the wrong order", 'make_node("Concat", outputs,', 'make_node("Concat", outputs[::-1],'),
 )
 
+OWN_INTEGERS = mutants_of(
+    "own_integers",
+    "test_own_integers.py::test_layers_that_share_integers_run_and_answer_as_layers_that_do_not",
+    ("dequantized weights stay shared", "while _own_nodes(graph):", "while False:"),
+    ("a copied node reads one constant with the first", "while _own_nodes(graph):", "if _own_nodes(graph):"),
+    ("initializers stay shared", "return result if _own_initializers(graph) or changed else model", "return result"),
+    (
+        "what the caller may replace is copied",
+        "return found - {value.name for value in graph.input}",
+        "return found",
+        "test_own_integers.py::test_what_the_caller_may_replace_stays_shared",
+    ),
+)
+
 RUNTIMES = mutants_of(
     "runtimes",
     "test_runtimes.py",
@@ -309,4 +323,17 @@ PTE = mutants_of(
     ),
 )
 
-MUTANTS = [*DFQ, *FOLDING, *SCALES, *BIAS_CORRECTION, *RANGES, *INT8, *DEVICE, *DEPLOY, *PIECES, *RUNTIMES, *PTE]
+MUTANTS = [
+    *DFQ,
+    *FOLDING,
+    *SCALES,
+    *BIAS_CORRECTION,
+    *RANGES,
+    *INT8,
+    *DEVICE,
+    *DEPLOY,
+    *PIECES,
+    *OWN_INTEGERS,
+    *RUNTIMES,
+    *PTE,
+]
