@@ -30,10 +30,10 @@ FLAGS = [
     "--disable-sync",
 ]
 
-# Those that compute longest are opened by `make nightly`; nbval runs all of them each time.
-LONG = ("04_", "05_", "06_")
+# The others are opened by `make nightly`; nbval runs all of them each time.
+EACH_TIME = ("01_", "03_")
 NOTEBOOKS = [
-    pytest.param(path.stem, marks=[pytest.mark.nightly] if path.stem.startswith(LONG) else [])
+    pytest.param(path.stem, marks=[] if path.stem.startswith(EACH_TIME) else [pytest.mark.nightly])
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 ]
 

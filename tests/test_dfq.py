@@ -288,9 +288,9 @@ def _with_dead_channels(network, layers, weight, bias, channels):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Synthetic tissue, (16, 3, 95, 95): on pictures unlike any tissue the INT8 of a trained network means nothing."""
+    """Synthetic tissue, (8, 3, 95, 95): on pictures unlike any tissue the INT8 of a trained network means nothing."""
     root = ensure_dataset({"train": 64, "valid": 16, "test": 16}, progress=False)
-    return network_inputs(Patches(root, "test"), range(16), 95)
+    return network_inputs(Patches(root, "test"), range(8), 95)
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -1,11 +1,13 @@
+import csv
 import json
 
 import pytest
 import torch
 
-from equilib import experiment, results
+from equilib import experiment, results, slides
 from equilib.__main__ import main
 from equilib.mobilenet import MobileNetConfig
+from equilib.pcam import Patches
 from equilib.synthetic import ensure_dataset
 from equilib.training import TrainConfig
 
@@ -20,11 +22,14 @@ def test_metrics_of_known_logits():
 
 @pytest.mark.slow
 def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
-    """The command `equilib compare` on synthetic tissue: all stages, one JSON, the laws that hold at every size."""
+    """The command `equilib compare` on synthetic tissue: all stages, one JSON, the laws that hold at every size.
+
+    Called again, and asked for intervals by slide as well.
+    """
     data = ensure_dataset({"train": 64, "valid": 32, "test": 32}, root=tmp_path, workers=1, progress=False)
     output = tmp_path / "results" / "tiny.json"
     arguments = ["compare", "--data", str(data), "--folder", str(tmp_path / "runs"), "--output", str(output)]
-    arguments += ["--width", "0.35", "--group", "C4", "--input-size", "47", "--epochs", "2", "--batch-size", "8"]
+    arguments += ["--width", "0.1", "--group", "C4", "--input-size", "31", "--epochs", "2", "--batch-size", "8"]
     arguments += ["--measured", "16", "--accelerator", "cpu", "--no-progress"]
     # Strict layers: those that export to the conventional network's.
     arguments += ["--learning-rate", "1e-3", "--depthwise", "strict"]
@@ -35,7 +40,7 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
     contents = results.read_results(output)
     assert contents["data"]["label"] == "synthetic tissue" and contents["data"]["train"] == 64
     assert str(tmp_path) not in output.read_text(), "results must hold no local path"
-    assert "--width 0.35" in contents["command"]
+    assert "--width 0.1" in contents["command"]
     equivariant, conventional = contents["models"]["equivariant"], contents["models"]["conventional"]
     assert equivariant["macs"] == conventional["macs"]
     assert equivariant["parameters_exported"] == conventional["parameters_exported"]
@@ -56,9 +61,15 @@ def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
         assert [e["degrees"] for e in figures["interpolation_control"]] == [30, 60]
     # A second call finds both runs finished and writes the same figures.
     before = json.loads(output.read_text())["models"]
-    assert main(arguments) == 0
-    after = json.loads(output.read_text())["models"]
-    assert before["equivariant"]["accuracy"] == after["equivariant"]["accuracy"]
+    with open(slides.meta_path(data, "test"), "w", newline="") as file:
+        words = [[str(bool(label)), f"slide {i % 4}"] for i, label in enumerate(Patches(data, "test").labels)]
+        csv.writer(file).writerows([["center_tumor_patch", "wsi"], *words])
+    capsys.readouterr()
+    assert main([*arguments, "--by-slide"]) == 0
+    after = json.loads(output.read_text())
+    assert before["equivariant"]["accuracy"] == after["models"]["equivariant"]["accuracy"]
+    assert after["by_slide"]["slides"] == 4 and "from 4 slides drawn anew" in capsys.readouterr().out
+    assert set(after["by_slide"]["intervals"]) == {"conventional", "equivariant", "equivariant − conventional"}
 
 
 def test_labels_of_data(tmp_path, monkeypatch):
@@ -95,7 +106,7 @@ def test_too_few_patches_to_measure_is_said_before_training(tmp_path):
 
 
 def test_inference_over_a_split_is_in_order(tmp_path):
-    from equilib.pcam import Patches, network_inputs
+    from equilib.pcam import network_inputs
 
     data = ensure_dataset({"train": 2, "valid": 2, "test": 10}, root=tmp_path, workers=1, progress=False)
     test = Patches(data, "test")

@@ -23,7 +23,7 @@ from equilib.pcam import Patches, network_inputs, split_path
 from equilib.training import PatchData, TrainConfig, load_network, seeded, train
 
 OPTIONS = [
-    *("--width", "0.35", "--group", "C4", "--input-size", "47", "--epochs", "4", "--batch-size", "16"),
+    *("--width", "0.1", "--group", "C4", "--input-size", "31", "--epochs", "6", "--batch-size", "16"),
     *("--threads", "1", "--no-progress", "--accelerator", "cpu", "--seed", "3"),
 ]
 
@@ -84,9 +84,9 @@ def test_kill_and_resume_gives_the_same_weights(data, tmp_path):
         time.sleep(0.3 * (epochs - 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert len(rows(killed)) < 4, "the run was over before it could be killed"
+        assert len(rows(killed)) < 6, "the run was over before it could be killed"
     assert main(command(data, killed)[3:]) == 0
-    assert rows(killed) == rows(whole) and len(rows(whole)) == 4
+    assert rows(killed) == rows(whole) and len(rows(whole)) == 6
     for name in ("last.ckpt", "best.ckpt"):
         a, b = weights(whole / name), weights(killed / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
@@ -104,7 +104,7 @@ def test_two_processes_by_torchrun(data, tmp_path):
         timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert len(rows(run)) == 4
+    assert len(rows(run)) == 6
     network, checkpoint = load_network(run / "best.ckpt")
     assert checkpoint["global_step"] == (checkpoint["epoch"] + 1) * 96 // 2 // 16, (
         "each process sees half of the patches"

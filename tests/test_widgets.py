@@ -65,12 +65,12 @@ def test_the_range_widget_over_all_blocks(folded):
 
 
 def test_the_blending_widget_over_its_range(folded, tissue):
-    explorer = widgets.blended_scales(folded["equivariant"], tissue[:4], layer="features.block4.depthwise.conv")
+    explorer = widgets.blended_scales(folded["equivariant"], tissue[:2], layer="features.block4.depthwise.conv")
     assert len({moved(explorer, share=step / 10) for step in range(11)}) == 11
 
 
 def test_the_spoiling_widget_over_its_range(folded, tissue):
-    explorer = widgets.deequalized(folded["conventional"], tissue[:4], spread=2.0, largest=4.0, step=2.0)
+    explorer = widgets.deequalized(folded["conventional"], tissue[:2], spread=2.0, largest=4.0, step=2.0)
     pictures = {moved(explorer, spread=spread) for spread in (0.0, 2.0, 4.0)}
     assert len(pictures) == 3
     assert "random channel scales" in explorer.description
@@ -121,7 +121,7 @@ def live_widgets():
         "steered_filter": lambda: widgets.steered_filter(chosen, coefficients, 5),
         "cutoff_errors": lambda: widgets.cutoff_errors("C12", 3),
         "aliases": lambda: widgets.aliases(3),
-        "sampling": lambda: widgets.sampling(largest=9),
+        "sampling": lambda: widgets.sampling(size=6, largest=7),
         "plan": lambda: widgets.plan(smallest=94, largest=98),
     }
 
