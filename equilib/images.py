@@ -20,6 +20,8 @@ from equilib.pcam import PATCH_SIZE, crop, normalize
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 HDF5_SUFFIXES = (".h5", ".hdf5")
+# Images, too, which are not read.
+OTHER_SUFFIXES = (".bmp", ".gif", ".webp", ".jp2", ".heic", ".avif")
 # Named, since Pillow would also open formats that start other programs (EPS starts Ghostscript).
 FORMATS = ("PNG", "JPEG", "TIFF")
 
@@ -35,9 +37,9 @@ def image_files(path: str | Path) -> list[Path]:
         files = sorted(file for file in _listed(path) if file.suffix.lower() in IMAGE_SUFFIXES)
         files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
         if not files:
-            raise PatchFileError(
-                f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); name the folder that does"
-            )
+            other = next((file.name for file in sorted(_listed(path)) if file.suffix.lower() in OTHER_SUFFIXES), None)
+            cure = f"save {other} and its like as PNG" if other else "name the folder that does"
+            raise PatchFileError(f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); {cure}")
         return files
     if not path.exists():
         raise PatchFileError(f"{path} is missing")
@@ -141,7 +143,10 @@ def _read_image(path: Path, largest: int | None) -> np.ndarray:
         limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         raise PatchFileError(f"{path} has more than {limit:.0f} million pixels; cut it into pieces") from error
     except UnidentifiedImageError as error:
-        raise PatchFileError(f"{path} is no image that can be read: no {', '.join(FORMATS)} begins like it") from error
+        raise PatchFileError(
+            f"{path} is no image that can be read: no {', '.join(FORMATS)} begins like it; save an image of another format "
+            "as PNG"
+        ) from error
     except Exception as error:  # Pillow raises SyntaxError, struct.error and others for damaged files
         reason = " ".join(str(error).split())
         raise PatchFileError(f"{path} is no image that can be read ({reason}); it is damaged or incomplete") from error

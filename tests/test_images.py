@@ -129,6 +129,23 @@ def test_a_folder_gives_its_images_by_name_and_no_hidden_ones(tmp_path):
     assert [file.name for file in image_files(tmp_path)] == ["a.TIF", "b.png", "c.jpeg"]
 
 
+def test_other_formats_are_to_be_saved_as_png(tmp_path):
+    for name in ("b.webp", "a.bmp"):
+        Image.fromarray(PIXELS).save(tmp_path / name)
+        with pytest.raises(
+            PatchFileError, match=f"{name} is no image.*no PNG, JPEG, TIFF begins like it; save .* as PNG$"
+        ):
+            read(tmp_path / name)
+    with pytest.raises(PatchFileError, match=r"holds no images itself .*; save a\.bmp and its like as PNG$"):
+        image_files(tmp_path)
+    (tmp_path / "slide.svs").touch()
+    Image.fromarray(PIXELS).save(tmp_path / "c.png")
+    assert image_files(tmp_path) == [tmp_path / "c.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PatchFileError, match="name the folder that does$"):
+        image_files(tmp_path / "empty")
+
+
 def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
     def refuse(self):
         raise PermissionError(13, "Permission denied", str(self))
