@@ -251,6 +251,18 @@ PIECES = mutants_of(
     ("pieces are joined in the wrong order", 'make_node("Concat", outputs,', 'make_node("Concat", outputs[::-1],'),
 )
 
+SELF_TEST = mutants_of(
+    "self_test",
+    "test_files_and_simulation.py::test_a_file_without_self_test_can_get_one",
+    ("answers of a file are not rounded", "high, rounded, 6**0.5 * rounding)", "high, unrounded, 6**0.5 * rounding)"),
+    (
+        "a file's answers may be off by ten times as much",
+        "rounded, 6**0.5 * rounding)",
+        "rounded, 600**0.5 * rounding)",
+    ),
+    ("levels of the lowest integer alone", "for end in (ends.min, ends.max))", "for end in (ends.min, ends.min))"),
+)
+
 OWN_INTEGERS = mutants_of(
     "own_integers",
     "test_own_integers.py::test_layers_that_share_integers_run_and_answer_as_layers_that_do_not",
@@ -333,6 +345,7 @@ MUTANTS = [
     *DEVICE,
     *DEPLOY,
     *PIECES,
+    *SELF_TEST,
     *OWN_INTEGERS,
     *RUNTIMES,
     *PTE,
