@@ -14,7 +14,7 @@ import runs
 import torch
 from torch import nn
 
-from equilib import contrasts, study, study_tables
+from equilib import confirmation, contrasts, study, study_tables
 from equilib.filters import spread_within_fields
 from equilib.mobilenet import exported
 from equilib.plain import facts
@@ -82,6 +82,8 @@ def figures() -> dict[str, object]:
     ours, theirs = (study.select(contrasts.of_plan(evidence), variant=variant) for variant in (PAPER, PLAIN))
     most = runs.SIZES[-1][0]
     best = max((run for run in every if run.patches == most), key=lambda run: run.correct().mean())
+    primary = contrasts.CONTRASTS[0]
+    row = contrasts.contrast_rows(confirmation.opened(evidence, runs.SEALED))[contrasts.CONTRASTS.index(primary)]
     found = {
         "conventional_runs": len(conventional),
         "equivariant_runs": len(turning),
@@ -99,7 +101,10 @@ def figures() -> dict[str, object]:
         "seeds_theirs": len(theirs),
         "one_recipe": study_tables.difference(study.advantage(ours, theirs)),
         "one_recipe_int8": study_tables.difference(study.advantage(ours, theirs, "int8")),
-        "one_recipe_auc": study.areas(ours).mean() - study.areas(theirs).mean(),
+        "one_recipe_auc": row[contrasts.DECIDES],
+        "confirmed": row["accuracy, confirmation"],
+        "confirmed_auc": row[contrasts.CONFIRMS],
+        "plan_says": row["verdict"],
         "parameters_ours": ours[0].figures["parameters"],
         "parameters_theirs": theirs[0].figures["parameters"],
         "macs_ours": ours[0].figures["macs"] / 1e6,

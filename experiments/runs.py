@@ -13,6 +13,7 @@ from equilib.variant import ANY_ANGLE, DEFAULT_DIVISOR, Variant
 RESULTS = Path(__file__).parent.parent / "results"
 # Its folders with one JSON a run, which `grid.py pack` gzips.
 RECORDS = ("grid", "ablation", "naive", "evidence", "evidence/confirmation")
+SEALED = RESULTS / "evidence" / "confirmation"
 # Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.
 SIZES = ((1000, 30), (4000, 12), (20000, 6))
 SEEDS = (0, 1, 2)
@@ -155,7 +156,7 @@ class PlannedRun:
     @property
     def confirmation(self) -> Path:
         """Its answers on the confirmation patches; equilib.confirmation alone reads them, when a contrast is complete."""
-        return RESULTS / "evidence" / "confirmation" / f"{self.name}.json"
+        return SEALED / f"{self.name}.json"
 
     def config(self, data: str) -> TrainConfig:
         recipe = PLAN_RECIPE | {"learning_rate": self.learning_rate}

@@ -18,7 +18,7 @@ from equilib.results import markdown_table, read_results
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
 # Read by equilib.confirmation alone, and by it only when the plan says so.
-SEALED = runs.RESULTS / "evidence" / "confirmation"
+SEALED = runs.SEALED
 
 
 # The files of the marks that are not in results/README.md.

@@ -124,6 +124,9 @@ def test_one_seed_a_side_decides_nothing():
     seeds = min(len(study.select(evidence, variant=variant)) for variant in (claims.PAPER, claims.PLAIN))
     verdicts = {claim["verdict"] for claim in LEDGER if claim["number"] in (15, 18)}
     assert seeds > 1 or verdicts == {"not decided yet"}
+    # The ledger decides what the plan's rule decides, and only that.
+    assert (known()["plan_says"].startswith("not decided")) == ("not decided yet" in verdicts)
+    assert known()["plan_says"] == "yes" or "reproduced" not in verdicts
 
 
 def test_ranges_within_a_field_are_shared_for_c4_and_differ_for_c12():
