@@ -6,6 +6,7 @@ opens that, contrast by contrast, when the plan says so.  Until then a contrast 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -347,8 +348,8 @@ def contrast_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def short(label: str) -> str:
-    """A network's label without the recipe, which is one for all of the plan."""
-    return label.removesuffix(f", {ANY_ANGLE}")
+    """A network's label without the recipe, which is one for all of the plan, and with the strict layer named, too."""
+    return re.sub(r"^([CD]\d+)$", r"\1, strict", label.removesuffix(f", {ANY_ANGLE}"))
 
 
 def sentences(runs: Sequence[Run]) -> list[str]:

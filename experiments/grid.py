@@ -201,9 +201,10 @@ def main() -> None:
         return
     if options.command == "confirm":
         try:
-            print(confirmation_table())
+            told = confirmation_table()
         except (OSError, ValueError) as error:
             sys.exit(f"grid.py: {error}")
+        print(told)
         return
     runs = planned_runs() if getattr(options, "plan", False) else grid_runs()
     chosen = [run for run in runs if any(part in run.name for part in options.only)]

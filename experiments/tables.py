@@ -122,22 +122,24 @@ def ledger_and_cards(every: list[study.Run]) -> dict[str, Callable[[], str]]:
 
 
 def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short.
-
-    Labels name a depthwise layer that is not the strict one; here the strict one is named, too.
-    """
+    """Rows of one recipe without what they share, or what other columns say; the README, which has them, is short."""
     left_out = ("width", "channels, multiples of", "trained on", "INT8 − FP32 [points]")
     left_out += ("classes that flip at quarter turns, INT8",)
     return [
         {name: text for name, text in row.items() if name not in left_out}
-        | {"network": re.sub(r"^([CD]\d+)$", r"\1, strict", contrasts.short(row["network"]))}
+        | {"network": contrasts.short(row["network"])}
         for row in rows
     ]
 
 
 def sentences(planned: list[study.Run], third: list[study.Run]) -> list[str]:
-    """What the README says below its table: the contrasts of the paper's network; results/README.md has all."""
-    return contrasts.sentences(planned)[:2] + third_row(third)
+    """What the README says below its table, in brief: the primary contrast, and the others that the plan's rule decides.
+
+    results/README.md has all of them.
+    """
+    primary, *others = contrasts.sentences(planned)
+    decided = [said for said in others if not re.search(r": not run\.$|; not decided", said)]
+    return [re.sub(r" \([^()]*\): ", ": ", said, count=1) for said in (primary, *decided)] + third_row(third)
 
 
 def third_row(runs: list[study.Run]) -> list[str]:

@@ -160,11 +160,15 @@ def test_the_page_says_what_each_contrast_waits_for():
 
 def test_the_readme_says_what_was_found_on_either_patches():
     told = tables.sentences(confirmation_of(floor()), [])
-    assert told[0].startswith("C12, field-wise − conventional (the paper's network") and told[0].endswith("; yes.")
+    assert told[0].startswith("C12, field-wise − conventional: +0.100 in AUC (Welch") and told[0].endswith("; yes.")
+    decided = ["C12, field-wise − conventional, grouped as C12:", "C4, field-wise − conventional, grouped:"]
+    decided.append("C4, strict − conventional:")
+    assert [said[: len(start)] for said, start in zip(told[1:-1], decided, strict=True)] == decided
     assert "+0.100 in AUC (Welch +0.0" in told[0] and "; on confirmation patches +0.100 in AUC (Welch +0.0" in told[0]
     assert contrasts.sentences(floor())[2].startswith("C4, field-wise − conventional, grouped (")
-    sealed = tables.sentences(floor(), [])
-    assert sealed[0].endswith("; not decided: above 0 on test patches, confirmation is sealed.")
+    sealed, *_, third = tables.sentences(floor(), [])
+    assert third == tables.third_row([])[0]
+    assert sealed.endswith("; not decided: above 0 on test patches, confirmation is sealed.")
     assert tables.third_row([]) == ["The paper's third row: not run (`D4_densenet`, `densenet`)."]
     assert tables.third_row([run("D4_densenet", 0.9), run("densenet", 0.9)]) == []
 
