@@ -1,8 +1,8 @@
-"""The confirmation patches of ``results/PLAN.md``: a contrast's are sealed until the planned runs of its networks are done.
+"""The confirmation patches of ``results/PLAN.md``: a contrast's are sealed until the floor's runs of both its networks are done.
 
 ``results/evidence/confirmation/`` holds each run's answers on the other 1,500 patches of the test slides.  The program that
 trains writes them and nobody looks: whoever sees them early may choose by them.  So they are read here alone, and a
-contrast's only when it is complete (the plan's addition of 2026-11-28).
+contrast's only when these are complete, of a part three seeds of both (the plan's addition of 2026-11-28).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARTS = {"C4_fieldwise_pixels": 3, "C1_fieldwise": 3}
 
 
 def lacking(runs: Sequence[Run], contrast: Contrast) -> list[str]:
-    """The names of the runs that a contrast waits for; none once its confirmation patches may be read.
+    """The names of the runs of the floor, or of order 4, that a contrast waits for; none once its patches may be read.
 
     Args:
         runs: all of ``results/evidence/``.
@@ -34,7 +34,7 @@ def lacking(runs: Sequence[Run], contrast: Contrast) -> list[str]:
 
 
 def ready(runs: Sequence[Run]) -> list[Contrast]:
-    """The contrasts whose planned runs are all done."""
+    """The contrasts whose runs of :data:`FLOOR` and :data:`PARTS` are all done."""
     return [contrast for contrast in CONTRASTS if not lacking(runs, contrast)]
 
 

@@ -83,7 +83,11 @@ def figures() -> dict[str, object]:
     most = runs.SIZES[-1][0]
     best = max((run for run in every if run.patches == most), key=lambda run: run.correct().mean())
     primary = contrasts.CONTRASTS[0]
-    row = contrasts.contrast_rows(confirmation.opened(evidence, runs.SEALED))[contrasts.CONTRASTS.index(primary)]
+    rows = dict(
+        zip(contrasts.CONTRASTS, contrasts.contrast_rows(confirmation.opened(evidence, runs.SEALED)), strict=True)
+    )
+    row = rows[primary]
+    (strict_four,) = [row for contrast, row in rows.items() if contrast.network == "C4_strict"]
     found = {
         "conventional_runs": len(conventional),
         "equivariant_runs": len(turning),
@@ -105,6 +109,9 @@ def figures() -> dict[str, object]:
         "confirmed": row["accuracy, confirmation"],
         "confirmed_auc": row[contrasts.CONFIRMS],
         "plan_says": row["verdict"],
+        "strict_four": strict_four[contrasts.DECIDES],
+        "strict_four_int8": strict_four[contrasts.IN_INT8],
+        "strict_four_says": strict_four["verdict"],
         "parameters_ours": ours[0].figures["parameters"],
         "parameters_theirs": theirs[0].figures["parameters"],
         "macs_ours": ours[0].figures["macs"] / 1e6,

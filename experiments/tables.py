@@ -82,7 +82,7 @@ def makers() -> dict[str, Callable[[], str]]:
         "table 1": lambda: (
             text(brief(study_tables.table_1(*filter(None, (planned, third)))))
             + "\n\n"
-            + "\n".join(map("* {}".format, sentences(planned, third)))
+            + "\n\n".join([text(decided_rows(planned)), *third_row(third)])
         ),
         "model": cards.chosen_model,
         "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
@@ -132,14 +132,18 @@ def brief(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def sentences(planned: list[study.Run], third: list[study.Run]) -> list[str]:
-    """What the README says below its table, in brief: the primary contrast, and the others that the plan's rule decides.
-
-    results/README.md has all of them.
-    """
-    primary, *others = contrasts.sentences(planned)
-    decided = [said for said in others if not re.search(r": not run\.$|; not decided", said)]
-    return [re.sub(r" \([^()]*\): ", ": ", said, count=1) for said in (primary, *decided)] + third_row(third)
+def decided_rows(planned: list[study.Run]) -> list[dict[str, str]]:
+    """The README's rows of the primary contrast, and of the others that the plan's rule decides; Welch's intervals alone."""
+    shown = {name: name for name in (contrasts.DECIDES, contrasts.CONFIRMS)}
+    shown |= {"accuracy, test": "points, test", "accuracy, confirmation": "points, confirmation"}
+    rows = []
+    for contrast, row in zip(contrasts.CONTRASTS, contrasts.contrast_rows(planned), strict=True):
+        if contrast.level != "primary" and re.match("not (run|decided)", row["verdict"]):
+            continue
+        names = (contrasts.short(contrasts.NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
+        brief = {head: re.sub(r"Welch |; bootstrap [^)]*", "", row[measure]) for measure, head in shown.items()}
+        rows.append({"difference (95 %)": " − ".join(names)} | brief | {"by the plan": row["verdict"]})
+    return rows
 
 
 def third_row(runs: list[study.Run]) -> list[str]:

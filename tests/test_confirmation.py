@@ -159,18 +159,33 @@ def test_the_page_says_what_each_contrast_waits_for():
 
 
 def test_the_readme_says_what_was_found_on_either_patches():
-    told = tables.sentences(confirmation_of(floor()), [])
-    assert told[0].startswith("C12, field-wise − conventional: +0.100 in AUC (Welch") and told[0].endswith("; yes.")
-    decided = ["C12, field-wise − conventional, grouped as C12:", "C4, field-wise − conventional, grouped:"]
-    decided.append("C4, strict − conventional:")
-    assert [said[: len(start)] for said, start in zip(told[1:-1], decided, strict=True)] == decided
-    assert "+0.100 in AUC (Welch +0.0" in told[0] and "; on confirmation patches +0.100 in AUC (Welch +0.0" in told[0]
-    assert contrasts.sentences(floor())[2].startswith("C4, field-wise − conventional, grouped (")
-    sealed, *_, third = tables.sentences(floor(), [])
-    assert third == tables.third_row([])[0]
-    assert sealed.endswith("; not decided: above 0 on test patches, confirmation is sealed.")
+    rows = tables.decided_rows(confirmation_of(floor()))
+    assert [row["difference (95 %)"] for row in rows] == [
+        "C12, field-wise − conventional",
+        "C12, field-wise − conventional, grouped as C12",
+        "C4, field-wise − conventional, grouped",
+        "C4, strict − conventional",
+    ]
+    assert [row["by the plan"] for row in rows] == ["yes", "not shown", "not shown", "no"]
+    number = r"[+-]\d\.\d{3} \([+-]\d\.\d{3} to [+-]\d\.\d{3}\)"
+    assert all(re.fullmatch(number, row[head]) for row in rows for head in ("AUC, test", "AUC, confirmation"))
+    assert rows[0]["AUC, test"].startswith("+0.100 (+0.0") and rows[0]["points, test"].startswith("+5.0 (+3.")
+    sealed = tables.decided_rows(floor())
+    assert sealed[0]["AUC, confirmation"] == "sealed" and sealed[0]["by the plan"].startswith(
+        "not decided: above 0 on test"
+    )
+    assert [row["by the plan"] for row in sealed[1:]] == ["no"]
     assert tables.third_row([]) == ["The paper's third row: not run (`D4_densenet`, `densenet`)."]
     assert tables.third_row([run("D4_densenet", 0.9), run("densenet", 0.9)]) == []
+
+
+def test_sentences_say_what_was_found_on_either_patches():
+    told = contrasts.sentences(confirmation_of(floor()))
+    assert told[0].startswith(
+        "C12, field-wise − conventional (the paper's network against its counterpart): +0.100 in AUC (Welch"
+    )
+    assert "; on confirmation patches +0.100 in AUC (Welch +0.0" in told[0] and told[0].endswith("; yes.")
+    assert contrasts.sentences(floor())[2].startswith("C4, field-wise − conventional, grouped (")
 
 
 def confirmation_of(runs):
