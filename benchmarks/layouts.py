@@ -32,6 +32,7 @@ from equilib.cli.process import until_closed
 from equilib.deploy import deploy
 from equilib.layouts import Layout, architecture, rewrite
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
+from equilib.own_integers import own_integers
 from equilib.progress import bar
 from equilib.results import environment, markdown_table, shipped_int8, write_json
 from equilib.training import shipped_network
@@ -93,7 +94,7 @@ def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> di
             if label.startswith("padded") and rewritten is model:
                 continue  # nothing to pad
             other = path.with_name("rewritten.onnx")
-            onnx.save(rewritten, other)
+            onnx.save(own_integers(rewritten), other)
             with patch.object(device, "prepared", as_it_is), patch.object(runtimes, "prepared", as_it_is):
                 models[name, precision, label] = runtimes.RUNTIMES[runtime].load(other)
     milliseconds: dict = {}
