@@ -88,6 +88,7 @@ def figures() -> dict[str, object]:
     )
     row = rows[primary]
     (strict_four,) = [row for contrast, row in rows.items() if contrast.network == "C4_strict"]
+    (same_layers,) = [row for contrast, row in rows.items() if contrast.baseline == "grouped12"]
     found = {
         "conventional_runs": len(conventional),
         "equivariant_runs": len(turning),
@@ -109,6 +110,8 @@ def figures() -> dict[str, object]:
         "confirmed": row["accuracy, confirmation"],
         "confirmed_auc": row[contrasts.CONFIRMS],
         "plan_says": row["verdict"],
+        "same_layers": same_layers[contrasts.DECIDES],
+        "same_layers_says": same_layers["verdict"],
         "strict_four": strict_four[contrasts.DECIDES],
         "strict_four_int8": strict_four[contrasts.IN_INT8],
         "strict_four_says": strict_four["verdict"],
