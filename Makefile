@@ -78,13 +78,15 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/runtimes.py measure $(BENCH_OPTIONS) $(RUNTIMES_OPTIONS)
 
 # torch goes first and by itself: with it in place no other package asks for another build of it.
-# pip would compile every file, on one core; Python compiles the third that is imported, when it is.
+# pip compiles on one core; compileall afterwards, on all.  It complains of files that are templates or of a later Python.
+# Leaving it to the first import costs twice the time where PYTHONDONTWRITEBYTECODE is set, as in many containers.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.
 $(STAMP): pyproject.toml constraints.txt
 	@mkdir -p $(VENV); date +%s > $(VENV)/.began
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lab,site,test]"
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
 	touch $@
 	@echo "set-up $$(($$(date +%s) - $$(cat $(VENV)/.began))) s"
