@@ -24,17 +24,12 @@ from equilib.fields import rotate
 from equilib.live import SIZE
 from equilib.pcam import Patches, network_inputs
 from equilib.progress import bar
-from equilib.results import environment, markdown_table, read_results, shipped_int8, shipped_results, write_json
+from equilib.results import environment, markdown_table, read_results, shipped_int8, write_json
 
 SAVED, README = Path(__file__).with_suffix(".json"), Path(__file__).with_name("README.md")
 BATCH = 32
 ROUNDING = 0.5e-4
 TURNS = (90, 180, 270)
-
-
-def names() -> list[str]:
-    """The networks that ship as INT8 files."""
-    return [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
 
 
 def answers(name: str, data: str | Path) -> dict[str, float]:
@@ -95,7 +90,7 @@ def main() -> None:
         tables()
         return
     try:
-        figures = {name: answers(name, options.data) for name in names()}
+        figures = {name: answers(name, options.data) for name in study.shipped_models()}
     except (OSError, ValueError) as error:
         sys.exit(f"records.py: {error}")
     one = {"environment": environment(), "networks": figures}

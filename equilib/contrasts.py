@@ -68,6 +68,11 @@ class Contrast:
     baseline: str
     asks: str
 
+    @property
+    def title(self) -> str:
+        """The labels of both networks: «the first − the second»."""
+        return " − ".join(short(NETWORKS[name].label) for name in (self.network, self.baseline))
+
 
 CONTRASTS = (
     Contrast("primary", "C12_fieldwise", "conventional", "the paper's network against its counterpart"),
@@ -362,14 +367,13 @@ def sentences(runs: Sequence[Run]) -> list[str]:
     for contrast in CONTRASTS:
         if contrast.level == "part":
             continue
-        names = " − ".join(short(NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
         area, again = compare(runs, contrast), None
         numbers = f"{_in_brief(area, compare(runs, contrast, 'accuracy, test'))}, "
         numbers += f"{area.runs[0]} and {area.runs[1]} seed(s); "
         if is_confirmed(runs, contrast):
             again, points = (compare(runs, contrast, measure) for measure in (CONFIRMS, "accuracy, confirmation"))
             numbers += f"on confirmation patches {_in_brief(again, points)}; "
-        found.append(f"{names} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area, again)}.")
+        found.append(f"{contrast.title} ({contrast.asks}): {numbers if all(area.runs) else ''}{verdict(area, again)}.")
     return found
 
 

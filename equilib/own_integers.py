@@ -20,11 +20,11 @@ def own_integers(model):
     """
     from onnx import ModelProto
 
+    if has_subgraphs(model.graph):
+        return model
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    if has_subgraphs(graph):
-        return model
     changed = False
     # A DequantizeLinear that is copied reads the same constants once more.
     while _own_nodes(graph):
@@ -55,9 +55,12 @@ def _own_nodes(graph) -> bool:
         and node.input[0] in integers
     }
     nodes = []
-    for node, place, name in _later_reads(graph, sources, nodes):
-        node.input[place] = f"{name}/{node.output[0]}/{place}"
-        nodes.append(copied(sources[name], sources[name].input, node.input[place]))
+    met: set[str] = set()
+    for node in graph.node:
+        for place, name in _later_reads(node, sources, met):
+            node.input[place] = f"{name}/{node.output[0]}/{place}"
+            nodes.append(copied(sources[name], sources[name].input, node.input[place]))
+        nodes.append(node)
     if len(nodes) == len(graph.node):
         return False
     keep_nodes(graph, nodes)
@@ -68,22 +71,20 @@ def _own_initializers(graph) -> bool:
     """Copy signed 8-bit initializers that several nodes read."""
     integers = _integers(graph)
     tensors = {tensor.name: tensor for tensor in graph.initializer if tensor.name in integers}
-    changed = False
-    for node, place, name in _later_reads(graph, tensors):
-        changed = True
-        node.input[place] = f"{name}/{node.output[0]}/{place}"
-        graph.initializer.add().CopyFrom(tensors[name])
-        graph.initializer[-1].name = node.input[place]
-    return changed
-
-
-def _later_reads(graph, names, passed: list | None = None):
-    """Node, place and name of each read of these names but the first; nodes that are done with go to ``passed``."""
-    met = set()
+    count, met = len(graph.initializer), set()
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name in names and name in met:
-                yield node, place, name
-            met.add(name)
-        if passed is not None:
-            passed.append(node)
+        for place, name in _later_reads(node, tensors, met):
+            node.input[place] = f"{name}/{node.output[0]}/{place}"
+            graph.initializer.add().CopyFrom(tensors[name])
+            graph.initializer[-1].name = node.input[place]
+    return len(graph.initializer) > count
+
+
+def _later_reads(node, names, met: set[str]) -> list[tuple[int, str]]:
+    """Place and name of a node's inputs that are among these names and were met before; all of them are met then."""
+    found = []
+    for place, name in enumerate(node.input):
+        if name in names and name in met:
+            found.append((place, name))
+        met.add(name)
+    return found

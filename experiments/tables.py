@@ -140,9 +140,8 @@ def decided_rows(planned: list[study.Run]) -> list[dict[str, str]]:
     for contrast, row in zip(contrasts.CONTRASTS, contrasts.contrast_rows(planned), strict=True):
         if contrast.level != "primary" and re.match("not (run|decided)", row["verdict"]):
             continue
-        names = (contrasts.short(contrasts.NETWORKS[name].label) for name in (contrast.network, contrast.baseline))
         brief = {head: re.sub(r"Welch |; bootstrap [^)]*", "", row[measure]) for measure, head in shown.items()}
-        rows.append({"difference (95 %)": " − ".join(names)} | brief | {"by the plan": row["verdict"]})
+        rows.append({"difference (95 %)": contrast.title} | brief | {"by the plan": row["verdict"]})
     return rows
 
 

@@ -21,13 +21,13 @@ from equilib.results import markdown_table, read_results  # noqa: E402
 def test_the_readme_shows_the_saved_figures():
     saved = read_results(records.SAVED)["machines"]
     assert marks.shown("records", records.README) == markdown_table(records.rows(saved))
-    assert all(set(one["networks"]) == set(records.names()) for one in saved)
+    assert all(set(one["networks"]) == set(study.shipped_models()) for one in saved)
 
 
 @pytest.fixture
 def first_patches(tmp_path):
     """The twelve test patches that come with the project, the first of the records, as a test split; and their labels."""
-    labels = study.shipped_run(records.names()[0]).figures["per_patch"]["label"][:12]
+    labels = next(iter(study.shipped_models().values())).figures["per_patch"]["label"][:12]
     left = {0: iter(range(1, 7)), 1: iter(range(1, 7))}
     paths = [live.PAGE / "patches" / f"{('no-tumour', 'tumour')[one]}-{next(left[one])}.png" for one in labels]
     with h5py.File(split_path(tmp_path, "test", "x"), "w") as file:
@@ -64,4 +64,4 @@ def test_patches_of_another_record_are_refused(first_patches):
     with h5py.File(split_path(first_patches, "test", "y"), "r+") as file:
         file["y"][:] = 1 - file["y"][:]
     with pytest.raises(ValueError, match="holds other test patches than the record of .*: their labels differ"):
-        records.answers(records.names()[0], first_patches)
+        records.answers(next(iter(study.shipped_models())), first_patches)
