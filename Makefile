@@ -41,7 +41,7 @@ test: lint
 nightly: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly tests
 
-# Do the tests bite?  Breaks the library in some two hundred places, one at a time; takes half an hour, for the night.
+# Do the tests bite?  Breaks the library in some three hundred places, one at a time; takes an hour, for the night.
 mutation: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutation.py
 

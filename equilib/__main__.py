@@ -20,6 +20,7 @@ ADVICE = {
     errno.EPERM: "change its permissions, or name another place",
     errno.EROFS: "name another place",
     errno.EEXIST: "it is no folder; name another place",
+    errno.ENOTDIR: "a part of this path is a file; name another place",
 }
 
 
@@ -57,9 +58,9 @@ def _run(arguments: list[str]) -> int:
     # Names of files need not be UTF-8, nor what reads the output.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    from equilib.cli.parser import make_parser
+    from equilib.cli.parser import parsed
 
-    options = make_parser().parse_args(arguments)
+    options = parsed(arguments)
     from equilib.cli import commands, predict
 
     run = {
@@ -104,9 +105,10 @@ def explain(error: Exception) -> tuple[str, int]:
 
 def _with_options(text: str) -> str:
     """What the library says of its arguments, ``input_size=95``, as the command line has it: ``--input-size 95``."""
-    from equilib.cli.parser import DENSENET, NETWORK, RECIPE, SCHEME, TRAINING
+    from equilib.cli.parser import DENSENET, NETWORK, RECIPE, SCHEME, TRAINER, TRAINING
 
-    names = "|".join((*NETWORK, *DENSENET, *TRAINING, *RECIPE, *SCHEME))
+    others = ("workers", "measured")  # of functions that other options are handed to as they are
+    names = "|".join((*NETWORK, *DENSENET, *TRAINING, *TRAINER, *RECIPE, *SCHEME, *others))
 
     def option(match: re.Match) -> str:
         return f"--{match[1].replace('_', '-')}"

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from equilib.fields import Group
 from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
+from equilib.hdf5 import PATCH_SIZE
 from equilib.variant import DEPTHWISE
 
 # Sandler et al. 2018, Table 2: expansion factor, channels, repeats; the stem and the head stand apart.
@@ -109,14 +110,18 @@ class MobileNetConfig:
             )
         if self.group_pooling not in GROUP_POOLINGS:
             raise ValueError(f"group_pooling must be one of {GROUP_POOLINGS}, got {self.group_pooling!r}")
-        broken = [stage for stage in self.stages if not stage.exact]
+        try:
+            broken = [stage for stage in self.stages if not stage.exact]
+        except ValueError as error:
+            raise ValueError(f"input_size={self.input_size} is too small for this network: {error}") from error
         if broken and not self.allow_inexact:
             windows = [(stage.name, stage.window) for stage in self.stages]
-            sizes = nearest_exact_sizes(self.input_size, windows)
+            # Patches are not made larger: of a size that they have, the way out is one that they have, too.
+            sizes = [n for n in nearest_exact_sizes(self.input_size, windows) if n <= max(PATCH_SIZE, self.input_size)]
             remedy = f"input_size={sizes[0]}" if sizes else "another strided_padding"
             raise InexactGridError(
                 "the strided layers sample the grid asymmetrically, so rotations by 90° are not exact:\n  "
-                + "\n  ".join(stage.explain() for stage in broken)
+                + ";\n  ".join(stage.explain() for stage in broken)
                 + f"\nUse {remedy}, or pass allow_inexact=True to see what happens."
             )
 

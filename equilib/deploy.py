@@ -96,10 +96,13 @@ def deploy(
         step_done: called after each of :data:`STEPS` steps, for a bar.
 
     Raises:
-        ValueError: a scheme that cannot be exported (:func:`equilib.device.export_onnx`), or another ending.
+        ValueError: a scheme that cannot be exported (:func:`equilib.device.export_onnx`), or another ending;
+            ``per_field`` without ``equalize``.
         ModuleNotFoundError: ExecuTorch is to be written, and is not installed.
     """
     write = writer(path)
+    if per_field and not equalize:
+        raise ValueError("per_field=True says how to equalize, which equalize=False leaves out; give one of them")
     size = network.config.input_size
     plain = exported(network)
     step_done()

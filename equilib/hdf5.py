@@ -94,6 +94,8 @@ def _missing(path: Path) -> str:
         return f"{path} is a folder, not an HDF5 file"
     if path.exists():
         return f"{path} is no ordinary file"
+    if path.parent.is_file():
+        return f"{path.parent} is a file; name the folder that holds {path.name}"
     packed = path.with_name(path.name + ".gz")
     if packed.is_file():
         return f"{path} is missing; unpack {packed.name} first"

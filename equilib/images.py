@@ -163,7 +163,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     values = np.asarray(image)
-    return values.astype(np.uint16) if deep else values
+    return values.astype(np.uint16) if deep and values.dtype.kind != "f" else values
 
 
 def check_rgb(values: np.ndarray, name: str) -> None:

@@ -83,7 +83,10 @@ class Patches(Dataset):
             self.slab = dataset.chunks[0] if dataset.chunks else 1
         if limit is not None:
             if not 1 <= limit <= len(self.labels):
-                raise ValueError(f"limit must lie between 1 and the {len(self.labels)} patches of {split}, got {limit}")
+                # By the name that configurations and the command line give it.
+                raise ValueError(
+                    f"{split}_limit must lie between 1 and the {len(self.labels)} patches of {split}, got {limit}"
+                )
             self.labels = self.labels[:limit]
         self._handle, self._process, self._slabs = None, None, OrderedDict()
 
@@ -187,7 +190,7 @@ def crop(images: Tensor, size: int) -> Tensor:
     """
     n = images.shape[-1]
     if not 1 <= size <= n:
-        raise ValueError(f"cannot crop {n} pixels to {size}")
+        raise ValueError(f"input_size={size} cannot be cropped from images of {n} x {n} pixels; take one from 1 to {n}")
     start = (n - size) // 2
     return images[..., start : start + size, start : start + size]
 

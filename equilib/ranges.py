@@ -54,13 +54,16 @@ def activation_ranges(
         For each node of the graph that is an activation, its distribution.  The logits have none: they stay real.
 
     Raises:
-        ValueError: a layer without statistics, or an operation with no rule; the message names it and the way out.
+        ValueError: an empty input range; a layer without statistics, or an operation with no rule; the message names it and the way out.
     """
+    low, high = input_range
+    if not low < high:  # with NaN, too
+        raise ValueError(f"input_range must be (lowest, highest) of the normalised images, got ({low}, {high})")
     known: dict[str, Distribution] = {}
     for node in network.graph.nodes:
         if node.op == "output":
             continue
-        found = Distribution(*input_range) if node.op == "placeholder" else _rule(network, node, known, deviations)
+        found = Distribution(low, high) if node.op == "placeholder" else _rule(network, node, known, deviations)
         if found is not None:
             if not (np.isfinite(found.low) and np.isfinite(found.high)):
                 raise ValueError(f"the range of {node.target} is {found.low} … {found.high}; was the training stable?")

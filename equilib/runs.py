@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from equilib.densenet import DenseNetConfig
+from equilib.hdf5 import PATCH_SIZE
 from equilib.mobilenet import KINDS, MobileNetConfig, build
 from equilib.results import PART, check_is_file, shipped_checkpoint, write_json, written_whole
 from equilib.variant import DEFAULT_FAMILY, FAMILIES
@@ -89,13 +90,18 @@ class TrainConfig:
             raise ValueError(
                 f"network.classes must be at least 2, since there are two labels; got {self.network.classes}"
             )
+        if self.network.input_size > PATCH_SIZE:
+            raise ValueError(
+                f"input_size={self.network.input_size} is larger than PCam's patches of {PATCH_SIZE} x {PATCH_SIZE} pixels, "
+                "which are cropped to it; take a smaller one"
+            )
         for name in ("seed", "weight_decay", "any_angle", "stain", "recalibrate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.seed >= 2**63:
             raise ValueError(f"seed must be smaller than 2**63, got {self.seed}")
         if self.any_angle > 1:
-            raise ValueError(f"any_angle is a share between 0 and 1, got {self.any_angle}")
+            raise ValueError(f"any_angle must be a share between 0 and 1, got {self.any_angle}")
         for name in ("epochs", "batch_size", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -166,6 +172,8 @@ def read_checkpoint(path: str | Path) -> dict:
         if isinstance(error, LookupError):  # whose text is a key alone
             reason = "it does not begin like one"
         reason = reason if content.getbuffer().nbytes else "it is empty"
+        if path.suffix.lower() == ".onnx":
+            reason = "it is named like an ONNX file, which has been exported already"
         raise ValueError(
             f"{path} is no checkpoint that can be read ({reason}); it is damaged or something else"
         ) from error

@@ -120,7 +120,8 @@ class PatchData(lightning.LightningDataModule):
         processes = self.trainer.world_size
         if shuffle and len(patches) < processes * self.config.batch_size:
             raise ValueError(
-                f"batch_size={self.config.batch_size} on {processes} process(es) is larger than the {len(patches)} patches"
+                f"batch_size={self.config.batch_size} on {processes} process(es) is larger than the {len(patches)} patches; "
+                "take a smaller one"
             )
         sampler = EpochOrder(patches, processes, self.trainer.global_rank, shuffle=shuffle, seed=self.config.seed)
         return DataLoader(

@@ -72,7 +72,13 @@ def test_a_preset_is_a_start_and_options_win(asked):
 def test_every_value_of_a_run_can_be_given(asked):
     """…by the name and type that it has in the library, whatever is added there."""
     fixed = {"kind", "network", "data", "classes"}
-    others = {"group": "D4", "group_pooling": "max", "depthwise": "strict", "strides": (2, 1, 2, 2, 1, 1, 1, 1)}
+    others = {
+        "group": "D4",
+        "group_pooling": "max",
+        "depthwise": "strict",
+        "strides": (2, 1, 2, 2, 1, 1, 1, 1),
+        "input_size": 93,
+    }
     for of in (MobileNetConfig, TrainConfig):
         values = {value.name: value for value in dataclasses.fields(of) if value.name not in fixed}
         assert set(values) <= set(described(of)), "each value is described"

@@ -309,7 +309,7 @@ def test_fingerprints_differ_between_configurations():
 
 
 def test_shares_are_shares():
-    with pytest.raises(ValueError, match="any_angle is a share between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match="any_angle must be a share between 0 and 1, got 1.5"):
         TrainConfig("equivariant", any_angle=1.5)
     assert TrainConfig("equivariant", any_angle=True) == TrainConfig("equivariant", any_angle=1.0), (
         "as it was written once"

@@ -72,8 +72,10 @@ def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
     network, _ = load_network(options.checkpoint)
     if options.fp32:
         if recipe or scheme:
-            named = ", ".join(f"--{name.replace('_', '-')}" for name in (*recipe, *scheme))
-            raise ValueError(f"--fp32 rounds nothing, so it does not go with {named}")
+            words = ", ".join(
+                f"--{'no-' * (value is False)}{name.replace('_', '-')}" for name, value in (recipe | scheme).items()
+            )
+            raise ValueError(f"--fp32 rounds nothing, so it does not go with {words}")
         path, steps = write(exported(network), output, network.config.input_size), ("FP32",)
     else:
         with bar(total=deploy.STEPS, words="quantizing", unit="step") as watched:

@@ -11,6 +11,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 
@@ -34,7 +35,8 @@ def add_options(group: argparse._ActionsContainer, of: Callable, names: Iterable
         if getattr(hints[name], "__origin__", None) is tuple:
             options["nargs"] = "+"
         if "alone" in metadata.get(name, {}):
-            options |= {"nargs": "?", "const": metadata[name]["alone"]}
+            alone = metadata[name]["alone"]
+            options |= {"nargs": "?", "const": alone, "help": f"{options['help']}; without a number {alone:g}"}
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
@@ -52,6 +54,18 @@ def described(of: Callable) -> dict[str, str]:
         plain = re.sub(r":\w+:`~?([^`]*)`", r"\1", " ".join(entry[1].split())).replace("``", "")
         found |= {name: plain.rstrip(".") for name in entry[0].split(", ")}
     return found
+
+
+def named(text: str) -> str:
+    """The name of a file or folder; a variable of the shell that is not set gives an empty one."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
+def place(text: str) -> Path:
+    """A file or folder; an empty name is none, and not the folder that one is in."""
+    return Path(named(text))
 
 
 def whole(text: str) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
+from difflib import get_close_matches
 from inspect import signature
-from pathlib import Path
+from typing import NoReturn
 
 from equilib import __version__
 from equilib.budget import BUDGETS
 from equilib.cli.allocator import VARIABLE
-from equilib.cli.options import add_options, count, whole
+from equilib.cli.options import add_options, count, named, place, whole
 from equilib.densenet import DenseNetConfig
 from equilib.deploy import deploy
 from equilib.int8 import Scheme
@@ -27,16 +28,39 @@ TRAINING = tuple(value.name for value in fields(TrainConfig) if value.name not i
 RECIPE = tuple(name for name in signature(deploy).parameters if name not in ("network", "path", "scheme", "step_done"))
 # The other values of a scheme are for simulation: no integer kernel has them.
 SCHEME = ("weight_bits",)
+USAGE = 2  # the exit status of a command line that cannot be read
 # What a budget says of a training.
 PRESET = ("width", "group", "epochs", "batch_size", "learning_rate")
 TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 
 
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line: the usage of ``equilib train`` alone has twenty-five."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options, with the command in ``command``; a word that is none of them ends the program, with one that is near."""
+    parser = make_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        command = commands.choices[options.command]
+        near = get_close_matches(unknown[0].split("=")[0], command._option_string_actions, 1)
+        words = f"; do you mean {near[0]}" if near else ""
+        command.error(f"{unknown[0]!r} is no option or argument of it{words}")
+    return options
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser; the namespace that it gives names the command in ``command``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="equilib",
         description="Train one network, compare both from training to INT8, quantize one, classify with it.",
+        epilog="Exit status: 0 done; 1 a file or a value is wrong, or some files could not be answered; 2 the command line "
+        "cannot be read; 70 a bug; 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"equilib {__version__}")
@@ -53,21 +77,21 @@ def make_parser() -> argparse.ArgumentParser:
     shared = _training_options()
     train = command("train", "train one network, or continue its run", shared)
     train.add_argument("kind", choices=("conventional", "equivariant"))
-    train.add_argument("--folder", type=Path, required=True, help="folder of the run; if it exists, the run continues")
+    train.add_argument("--folder", type=place, required=True, help="folder of the run; if it exists, the run continues")
 
     words = "train both networks, quantize them, and write accuracies and errors as JSON"
     compare = command("compare", words, shared)
     _compare_options(compare)
 
     quantize = command("quantize", "make an INT8 model of a trained network, without data")
-    quantize.add_argument("checkpoint", type=Path, help="best.ckpt of a run")
-    quantize.add_argument("-o", "--output", type=Path, required=True, help="the file: .onnx, or .pte for ExecuTorch")
+    quantize.add_argument("checkpoint", type=place, help="best.ckpt of a run")
+    quantize.add_argument("-o", "--output", type=place, required=True, help="the file: .onnx, or .pte for ExecuTorch")
     quantize.add_argument("--fp32", action="store_true", help="export without quantizing")
     add_options(quantize, deploy, RECIPE)
     add_options(quantize, Scheme, SCHEME)
 
     doctor = command("doctor", "versions, processor, runtimes and data in one screen, to paste into a bug report")
-    doctor.add_argument("--data", default="data/pcam", help="folder with PCam's files (default data/pcam)")
+    doctor.add_argument("--data", type=named, default="data/pcam", help="folder with PCam's files (default data/pcam)")
 
     words = "classify patches, or pictures window by window, with an exported model; prints CSV"
     _add_predict_options(command("predict", words))
@@ -75,8 +99,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_predict_options(predict: argparse.ArgumentParser) -> None:
-    predict.add_argument("model", type=Path, help="an ONNX file of equilib quantize")
-    predict.add_argument("images", nargs="+", type=Path, help="image files, folders of images, or .h5 files with key x")
+    predict.add_argument("model", type=place, help="an ONNX file of equilib quantize")
+    predict.add_argument(
+        "images", nargs="+", type=place, help="image files, folders of images, or .h5 files with key x"
+    )
     predict.add_argument("--threads", type=count, default=1, help="of the processor (default 1)")
     predict.add_argument(
         "--runtime", choices=tuple(RUNTIMES), default=DEFAULT, help=f"that runs the file (default {DEFAULT})"
@@ -89,7 +115,7 @@ def _add_predict_options(predict: argparse.ArgumentParser) -> None:
     )
     predict.add_argument(
         "--map",
-        type=Path,
+        type=place,
         metavar="FOLDER",
         help=f"draw the probability over each picture, as PNG, in this folder (--stride {LABEL_WINDOW} if none is given)",
     )
@@ -97,8 +123,10 @@ def _add_predict_options(predict: argparse.ArgumentParser) -> None:
 
 def _compare_options(compare: argparse.ArgumentParser) -> None:
     """What ``compare`` has of its own."""
-    compare.add_argument("--folder", type=Path, required=True, help="folder of both runs; if they exist, they continue")
-    compare.add_argument("--output", type=Path, required=True, help="the JSON file")
+    compare.add_argument(
+        "--folder", type=place, required=True, help="folder of both runs; if they exist, they continue"
+    )
+    compare.add_argument("--output", type=place, required=True, help="the JSON file")
     compare.add_argument("--label", help="what the data is, for tables")
     compare.add_argument(
         "--by-slide",
@@ -114,7 +142,9 @@ def _training_options() -> argparse.ArgumentParser:
     """What ``train`` and ``compare`` have in common."""
     shared = argparse.ArgumentParser(add_help=False)
     data = shared.add_argument_group("data")
-    data.add_argument("--data", help="folder with PCam's six .h5 files; without it, synthetic tissue is drawn")
+    data.add_argument(
+        "--data", type=named, help="folder with PCam's six .h5 files; without it, synthetic tissue is drawn"
+    )
     data.add_argument("--workers", type=whole, default=0, help="processes that load data (0: the training process)")
     presets = "; ".join(
         f"{name}: "

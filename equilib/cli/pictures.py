@@ -29,13 +29,15 @@ def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namesp
     name_map = _map_names(options.map, options.images) if options.map else None
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "row", "column", "class", "probability_of_tumour"])
+    warned = set()  # of pictures of one size, the first is enough
     for name, picture in inputs.each(read_pictures):
         try:
             windows = Windows(*picture.shape[:2], model.size, options.stride or LABEL_WINDOW)
         except ValueError as error:
             inputs.refused.append(f"{name}: {error}")
             continue
-        if not windows.exact:
+        if not windows.exact and picture.shape not in warned:
+            warned.add(picture.shape)
             print(f"equilib: {_does_not_fit(name, windows)}", file=sys.stderr)
         probabilities = _probabilities(model, picture, windows, name)
         inputs.refused += _unanswered(name, probabilities, windows)
@@ -61,11 +63,11 @@ def _probabilities(model: Classifier, picture: np.ndarray, windows: Windows, nam
 def _does_not_fit(name: str, windows: Windows) -> str:
     rests = [(length, (length - windows.size) % windows.stride) for length in (windows.height, windows.width)]
     length, rest = next((length, rest) for length, rest in rests if rest % 2)
-    fitting = " or ".join(map(str, windows.fitting_strides())) or "none"
+    fitting = " or ".join(map(str, windows.fitting_strides()))  # 1, if no other
     return (
         f"{name}: --stride {windows.stride} leaves ({length} - {windows.size}) mod {windows.stride} = {rest} pixels over, an odd "
-        f"number, which two sides cannot share; so if the picture is turned by 90 degrees, other windows are answered; strides "
-        f"near it that fit: {fitting}"
+        f"number, which two sides cannot share; so if the picture is turned by 90 degrees, other windows are answered; strides near it "
+        f"that fit: {fitting}"
     )
 
 

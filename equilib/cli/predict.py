@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ def predict(options: argparse.Namespace, arguments: list[str]) -> int:
     else:
         _predict_patches(model, inputs)
     for error in inputs.refused:
+        if "--debug" in arguments and isinstance(error, Exception):
+            traceback.print_exception(error)
         print(f"equilib: {error}", file=sys.stderr)
     return 1 if inputs.refused else 0
 

@@ -112,6 +112,12 @@ RANGES = mutants_of(
     "ranges",
     "test_int8_laws.py",
     (
+        "an empty range passes",
+        "if not low < high:",
+        "if False:",
+        "test_int8.py::test_an_input_range_that_is_none_is_refused",
+    ),
+    (
         "the paper's six deviations are five",
         "deviations: float = 6.0",
         "deviations: float = 5.0",
