@@ -251,11 +251,22 @@ def score(network: nn.Module, session, patches: Patches, size: int, *, seen: See
     return _per_patch(torch.from_numpy(patches.labels), logits)
 
 
+def _check_both_classes(patches: Patches) -> None:
+    if len(found := set(patches.labels.tolist())) < 2:
+        raise ValueError(
+            f"{patches.path} holds patches of one class alone (labels {found.pop()}), on which networks cannot be compared; "
+            "take patches with and without tumour"
+        )
+
+
 def _per_patch(labels: Tensor, logits: Mapping[str, Tensor]) -> dict[str, list]:
     differences = {stage: (values[:, 1] - values[:, 0]).tolist() for stage, values in logits.items()}
-    return {"label": labels.tolist()} | {
-        stage: [round(value, 4) for value in values] for stage, values in differences.items()
-    }
+    return {"label": labels.tolist()} | {stage: [_short(value) for value in row] for stage, row in differences.items()}
+
+
+def _short(value: float) -> float:
+    """Four digits after the point; what lies nearer to 0 keeps its side of it, which is the class."""
+    return round(value, 4) or float(f"{value:.1g}")
 
 
 def range_spread(network: nn.Module) -> dict[str, float]:
@@ -300,11 +311,15 @@ def compare(
             f"measured must be at least 2, since errors are relative to a spread over patches; got {measured}"
         )
     # What could fail for want of a file or a program fails here, not after hours of training.
-    sizes = {split: len(Patches(config.data, split)) for split in SPLITS}
+    splits = {split: Patches(config.data, split) for split in SPLITS}
+    sizes = {split: len(patches) for split, patches in splits.items()}
+    _check_both_classes(splits["test"])
     machine = environment()
     output.parent.mkdir(parents=True, exist_ok=True)
     writable_target(output)
     configs = {kind: replace(config, kind=kind) for kind in KINDS}
+    for kind, ours in configs.items():
+        build(kind, ours.network)
     tell = stage if stage and rank_zero_only.rank == 0 else lambda words: None
     results = {}
     for kind, ours in configs.items():

@@ -62,13 +62,34 @@ def read_run(path: str | Path) -> Run:
     """The run in one JSON file; raises ValueError where the file is of another kind."""
     contents = read_results(path)
     try:
-        figures, data = contents["model"], contents["data"]
+        figures, data = _on_their_side(contents["model"]), contents["data"]
         variant = Variant.of(figures["config"])
         return Run(variant, data["train"], contents["seed"], data["label"], contents["command"], figures)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is no run of experiments/grid.py: {error} is missing") from error
     except ValueError as error:
         raise ValueError(f"{path} is no run of experiments/grid.py: {error}") from error
+
+
+def _on_their_side(figures: dict) -> dict:
+    """The figures, logit differences that were rounded to 0 on the side that the recorded accuracy asks for.
+
+    Older records keep four digits after the point and no more.  Where the recorded accuracy could be had in several ways,
+    0 stays what it is to argmax: class 0.
+    """
+    patches = dict(figures.get("per_patch", {}))
+    for stage, recorded in figures.get("accuracy", {}).items():
+        values = np.asarray(patches.get(stage, []), float)
+        if values.all():
+            continue
+        label = np.asarray(patches["label"]) == 1
+        missing = round(recorded["accuracy"] * len(values)) - int(((values > 0) == label).sum())
+        # On the side of class 1, each patch of that class is one more that is right, and each other one less.
+        gained, lost = (values == 0) & label, (values == 0) & ~label
+        if missing and missing in (gained.sum(), -lost.sum()):
+            values[gained if missing > 0 else lost] = 1e-5
+            patches[stage] = values.tolist()
+    return figures | ({"per_patch": patches} if patches else {})
 
 
 def shipped_run(name: str) -> Run:

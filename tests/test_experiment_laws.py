@@ -119,6 +119,13 @@ def test_the_table_shows_the_worst_exact_rotation():
     }
 
 
+def test_a_short_record_keeps_the_class_of_each_patch():
+    logits = torch.tensor([[0.0, 3e-6], [3e-6, 0.0], [1.0, 1.0], [0.0, 1.23456], [0.5, 0.0]])
+    found = experiment._per_patch(torch.tensor([1, 0, 0, 1, 0]), {"fp32": logits})["fp32"]
+    assert [value > 0 for value in found] == (logits.argmax(1) == 1).tolist()
+    assert found[2:] == [0.0, 1.2346, -0.5]
+
+
 def test_the_bar_of_measuring_ends_where_it_said(patches, tmp_path, monkeypatch):
     """Its estimate rests on the number of answers, which `measure` has to know before the first of them."""
     from equilib.mobilenet import MobileNetConfig, build, estimate_statistics

@@ -187,6 +187,30 @@ def test_equal_logits_count_as_class_0():
     assert tied.correct().tolist() == [1, 0]
 
 
+def test_logit_differences_that_were_rounded_to_0_are_on_the_side_of_the_recorded_accuracy(tmp_path):
+    """Of two patches at 0 both, none, or one that the accuracy does not tell from the other; and what is not at 0 stays."""
+    for labels, right, answered in (([1, 1], 2, [1, 1]), ([1, 1], 0, [0, 0]), ([0, 0], 0, [1, 1]), ([1, 1], 1, [0, 0])):
+        one = run([1, 0])
+        one.figures["per_patch"] |= {"label": [1, 0, *labels], "fp32": [0.3, 0.2, 0.0, 0.0]}
+        one.figures["accuracy"]["fp32"]["accuracy"] = (1 + right) / 4
+        found = study._on_their_side(one.figures)["per_patch"]["fp32"]
+        assert found[:2] == [0.3, 0.2] and [int(value > 0) for value in found[2:]] == answered, (labels, right)
+        assert max(abs(value) for value in found[2:]) < 1e-4
+
+
+def test_every_record_has_as_many_patches_right_as_its_accuracy_says():
+    for name in ("grid", "ablation", "naive", "evidence"):
+        for one in study.shipped_runs(name):
+            for stage in set(one.figures["per_patch"]) - {"label"}:
+                recorded = one.figures["accuracy"][stage]["accuracy"]
+                assert one.correct(stage).mean() == pytest.approx(recorded, abs=1e-9), (
+                    name,
+                    one.network,
+                    one.seed,
+                    stage,
+                )
+
+
 def test_seeds_of_two_networks_are_drawn_independently():
     """Runs that differ from seed to seed by far more than patches do: their difference is as uncertain as both means."""
     uneven = [run([share] * 200, seed=seed) for seed, share in enumerate((0, 1, 0, 1))]

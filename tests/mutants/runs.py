@@ -97,6 +97,11 @@ EXPERIMENT = mutants_of(
         "test_experiment_laws.py test_experiment.py::test_metrics_of_known_logits",
     ),
     (
+        "a record forgets which side of 0 an answer was on",
+        'round(value, 4) or float(f"{value:.1g}")',
+        "round(value, 4)",
+    ),
+    (
         "the spread of ranges is inverted",
         "ranges.max() / ranges.min()",
         "ranges.min() / ranges.max()",
@@ -134,6 +139,9 @@ STUDY = mutants_of(
     ("two kinds of labels pass", "if len(labels) > 1:", "if len(labels) > 2:"),
     ("INT8 is subtracted", 'run.correct("int8") - run.correct("fp32")', 'run.correct("fp32") - run.correct("int8")'),
     ("one attribute is enough", "if all(getattr(run, name) == value", "if any(getattr(run, name) == value"),
+    ("rounded differences stay at 0", "if missing and missing in", "if False and missing in"),
+    ("any accuracy moves rounded differences", "missing in (gained.sum(), -lost.sum())", "True"),
+    ("rounded differences go to the other side", "gained if missing > 0 else lost", "lost if missing > 0 else gained"),
 )
 
 TABLES = mutants_of(
