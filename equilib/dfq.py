@@ -318,20 +318,25 @@ def _pair_scale(network: fx.GraphModule, pair: Pair, per_field: bool, bound: _Bo
     r1 = outgoing_ranges(first).unflatten(0, (-1, size)).amax(1)
     if bound is not None:
         r1 = torch.where(bound.fields, _reach(first, pair, size) * bound.unit, r1)
-    r2 = _columns(network, pair, size)[0]
+    r2 = _met(network, pair, size)
     # A channel that is dead on either side has no range to share: leave it alone.
     alive = (r1 > 0) & (r2 > 0)
     scale = torch.where(alive, (r1 * r2).sqrt() / r2.clamp_min(torch.finfo(r2.dtype).tiny), torch.ones_like(r1))
     return scale.repeat_interleave(size)
 
 
-def _columns(network: fx.GraphModule, pair: Pair, size: int) -> tuple[Tensor, Tensor]:
-    """Of the weights that each field of ``size`` channels meets in the second layer: largest size, and sum of squares."""
+def _met(network: fx.GraphModule, pair: Pair, size: int) -> Tensor:
+    """The largest absolute weight that each field of ``size`` channels meets in the second layer."""
+    ranges = incoming_ranges(network.get_submodule(pair.second))
+    return ranges.unflatten(0, (-1, size // pair.field_size)).amax(1)
+
+
+def _powers(network: fx.GraphModule, pair: Pair, size: int) -> Tensor:
+    """The sum of the squares of the weights that each field of ``size`` channels meets in the second layer."""
     second = network.get_submodule(pair.second)
-    fields = (-1, size // pair.field_size)
     weight = second.weight.detach().unflatten(0, (getattr(second, "groups", 1), -1))
     powers = weight.square().flatten(3).sum((1, 3)) if weight.ndim > 3 else weight.square().sum(1)
-    return incoming_ranges(second).unflatten(0, fields).amax(1), powers.flatten().unflatten(0, fields).sum(1)
+    return powers.flatten().unflatten(0, (-1, size // pair.field_size)).sum(1)
 
 
 def _channels(bound: _Bound, scale: Tensor) -> tuple[int, ...]:
@@ -362,7 +367,7 @@ def _bound(network: fx.GraphModule, pair: Pair, per_field: bool) -> _Bound | Non
         return None
     size = _field_size(first, pair, per_field)
     reach = _reach(first, pair, size)
-    ranges, powers = _columns(network, pair, size)
+    ranges, powers = _met(network, pair, size), _powers(network, pair, size)
     allowed = ACTIVATION_SLACK**2 * (reach.square() * powers).sum()
     widest = reach.max()
     if not allowed > 0 or widest.square() * powers.sum() <= allowed * (1 + 1e-6):

@@ -31,7 +31,7 @@ FLAGS = [
 ]
 
 # The others are opened by `make nightly`; nbval runs all of them each time.
-EACH_TIME = ("01_", "03_")
+EACH_TIME = ("01_",)
 NOTEBOOKS = [
     pytest.param(path.stem, marks=[] if path.stem.startswith(EACH_TIME) else [pytest.mark.nightly])
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -139,8 +139,8 @@ def test_the_bar_of_measuring_ends_where_it_said(patches, tmp_path, monkeypatch)
         yield SimpleNamespace(update=lambda count=1: answered.append(count))
 
     monkeypatch.setattr(experiment, "bar", bar)
-    config = TrainConfig("conventional", MobileNetConfig(width=0.35, group="C4"), str(patches.root))
-    network = estimate_statistics(build(config.kind, config.network), torch.randn(8, 3, 95, 95)).eval()
+    config = TrainConfig("conventional", MobileNetConfig(width=0.1, group="C4", input_size=31), str(patches.root))
+    network = estimate_statistics(build(config.kind, config.network), torch.randn(8, 3, 31, 31)).eval()
     trained = TrainResult(network, tmp_path / "none", 1, (), {}, 0)
     figures = experiment.measure(
         trained, config, tmp_path / "x.onnx", angles=(90,), measured=4, further={"again": patches}
