@@ -392,6 +392,7 @@ def _quiet() -> Iterator[None]:
                 "does not have many workers",
                 "exists and is not empty",
                 "isinstance.treespec, LeafSpec",
+                "on epoch level in distributed setting",  # torchmetrics has gathered what is logged
             ):
                 warnings.filterwarnings("ignore", message=f".*{message}.*")
             yield

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import cards
 import claims
@@ -100,6 +100,7 @@ def makers() -> dict[str, Callable[[], str]]:
         "the paper's augmentation": lambda: text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
         "contrasts": lambda: text(contrasts.contrast_rows(planned)),
         "confirmation": lambda: sealed(evidence),
+        "not run": lambda: not_run(runs.planned_runs(), evidence),
         "to the end": lambda: text(plan_tables.end_rows(evidence)),
         "learning rates": lambda: text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
         "few patches": lambda: text(plan_tables.few_rows(evidence)),
@@ -150,6 +151,26 @@ def third_row(runs: list[study.Run]) -> list[str]:
     there = {run.variant for run in runs}
     lacking = [f"`{name}`" for name, variant in contrasts.THIRD_ROW.items() if variant not in there]
     return [f"The paper's third row: not run ({', '.join(lacking)})."] if lacking else []
+
+
+def not_run(planned: Sequence[runs.PlannedRun], evidence: Sequence[study.Run]) -> str:
+    """How many of the plan's named runs are missing, and what they would take: the reason why."""
+    done = {contrasts.name_of(run) for run in evidence}
+    left = [run for run in planned if run.name not in done]
+    if not left:
+        return f"All of the {len(planned)} runs that the plan names are done."
+    epochs = {run.variant: [] for run in evidence}
+    for run in evidence:
+        seconds = run.figures.get("seconds", {}).get("processor")
+        epochs[run.variant] += [seconds / run.figures["config"]["epochs"]] if seconds else []
+    timed = [run for run in left if epochs.get(run.variant)]
+    hours = sum(run.epochs * mean(epochs[run.variant]) for run in timed) / 3600
+    return (
+        f"Not run are {len(left)} of the {len(planned)} runs that the plan names, and its order 5, because of their time: the "
+        f"{len(timed)} of them whose network was trained before would take {hours:.0f} hours of one core, by its processor "
+        "time an epoch on record. The machines at hand had two cores, for three hours at a time, and a run that one of them "
+        f"ends half way starts anew. Next in the plan's order: `{left[0].name}`."
+    )
 
 
 def sealed(evidence: list[study.Run]) -> str:

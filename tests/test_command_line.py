@@ -103,6 +103,10 @@ def test_a_command_line_that_cannot_be_read(folder, capsys, command, words):
         ),
         (["quantize", CHECKPOINT, "-o", "{}/o.onnx", "--fp32", "--no-equalize"], ["does not go with --no-equalize"]),
         (["quantize", CHECKPOINT, "-o", "{}/o.onnx", "--per-field", "--no-equalize"], ["--per-field", "--no-equalize"]),
+        (
+            ["predict", MODEL, "{}/deep.tif", "--map", "{}/map.png"],
+            ["--map", "map.png is named like a picture; name the"],
+        ),
         (["predict", MODEL, "{}/deep.tif"], ["deep.tif has values of type float32, not 8-bit ones"]),
     ],
 )

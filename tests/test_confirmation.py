@@ -158,6 +158,19 @@ def test_the_page_says_what_each_contrast_waits_for():
     assert told[3] == "* C4_strict − conventional: read." and len(told) == 7
 
 
+def test_what_is_not_run_says_how_long_it_would_take():
+    """Ten minutes an epoch: 8 runs of 24 epochs, 12 rates and 2 third seeds of 6; 8 more of networks without a time."""
+    evidence = floor()
+    for one in evidence:
+        one.figures["seconds"] = {"processor": 3600.0}
+    told = tables.not_run(ordered.planned_runs(), evidence)
+    assert (
+        told.startswith("Not run are 30 of the 46 runs") and "the 22 of them" in told and "46 hours of one core" in told
+    )
+    assert told.endswith("Next in the plan's order: `D4_densenet_20000_epochs6_seed0`.")
+    assert tables.not_run(ordered.planned_runs()[:16], evidence) == "All of the 16 runs that the plan names are done."
+
+
 def test_the_readme_says_what_was_found_on_either_patches():
     rows = tables.decided_rows(confirmation_of(floor()))
     assert [row["difference (95 %)"] for row in rows] == [

@@ -95,7 +95,7 @@ def test_kill_and_resume_gives_the_same_weights(data, tmp_path):
 @pytest.mark.slow
 def test_two_processes_by_torchrun(data, tmp_path):
     run = tmp_path / "two"
-    subprocess.run(
+    said = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "equilib"]
         + command(data, run)[3:]
         + ["--devices", "2", "--strategy", "ddp", "--epochs", "3"],
@@ -104,6 +104,7 @@ def test_two_processes_by_torchrun(data, tmp_path):
         timeout=300,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    assert b"sync_dist" not in said.stderr, "a hint of Lightning that does not apply"
     assert len(rows(run)) == 3
     network, checkpoint = load_network(run / "best.ckpt")
     assert checkpoint["global_step"] == (checkpoint["epoch"] + 1) * 96 // 2 // 16, (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equilib.images import read_pictures
+from equilib.images import IMAGE_SUFFIXES, read_pictures
 from equilib.pcam import LABEL_WINDOW
 from equilib.progress import bar
 from equilib.results import written_whole
@@ -81,6 +81,10 @@ def _unanswered(name: str, probabilities: np.ndarray, windows: Windows) -> list[
 
 def _map_names(folder: Path, images: list[Path]) -> Callable[[str], Path]:
     """Where the map of a picture goes: never two to one file, and never among the pictures themselves."""
+    if folder.suffix.lower() in IMAGE_SUFFIXES and not folder.is_dir():
+        raise ValueError(
+            f"--map {folder} is named like a picture; name the folder of the maps, which are called after theirs"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for path in images:
         if path.resolve() == folder.resolve():
