@@ -58,9 +58,9 @@ def _run(arguments: list[str]) -> int:
     # Names of files need not be UTF-8, nor what reads the output.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    from equilib.cli.parser import parsed
+    from equilib.cli.parser import make_parser
 
-    options = parsed(arguments)
+    options = make_parser().parse_args(arguments)
     from equilib.cli import commands, predict
 
     run = {

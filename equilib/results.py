@@ -41,8 +41,8 @@ def writable_target(path: str | Path) -> Path:
         raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", str(path))
     if path.exists() and not path.is_file():  # /dev/null would become an ordinary file
         raise OSError(errno.EINVAL, "it is no ordinary file, and would be replaced by one", str(path))
-    if path.parent.exists() and not path.parent.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder; name another place", str(path.parent))
+    if file := next((above for above in path.parents if above.is_file()), None):
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder; name another place", str(file))
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder; make it first", str(path.parent))
     if not os.access(path.parent, os.W_OK | os.X_OK):

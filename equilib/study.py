@@ -89,7 +89,7 @@ def _on_their_side(figures: dict) -> dict:
         if missing and missing in (gained.sum(), -lost.sum()):
             values[gained if missing > 0 else lost] = 1e-5
             patches[stage] = values.tolist()
-    return figures | ({"per_patch": patches} if patches else {})
+    return figures | {"per_patch": patches} if patches else figures
 
 
 def shipped_run(name: str) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -159,11 +160,11 @@ def not_run(planned: Sequence[runs.PlannedRun], evidence: Sequence[study.Run]) -
     left = [run for run in planned if run.name not in done]
     if not left:
         return f"All of the {len(planned)} runs that the plan names are done."
-    epochs = {run.variant: [] for run in evidence}
+    epochs = defaultdict(list)  # of each network, the seconds of one
     for run in evidence:
-        seconds = run.figures.get("seconds", {}).get("processor")
-        epochs[run.variant] += [seconds / run.figures["config"]["epochs"]] if seconds else []
-    timed = [run for run in left if epochs.get(run.variant)]
+        if seconds := run.figures.get("seconds", {}).get("processor"):
+            epochs[run.variant].append(seconds / run.figures["config"]["epochs"])
+    timed = [run for run in left if run.variant in epochs]
     hours = sum(run.epochs * mean(epochs[run.variant]) for run in timed) / 3600
     return (
         f"Not run are {len(left)} of the {len(planned)} runs that the plan names, and its order 5, because of their time: the "

@@ -66,6 +66,10 @@ TRAIN = ["train", "equivariant", "--data", "{}", "--folder", "{}/run"]
         (["predict", MODEL, ""], "argument images: the name is empty"),
         (["predict", MODEL, "{}", "--map", ""], "argument --map: the name is empty"),
         (["quantize", CHECKPOINT, "-o", ""], "argument -o/--output: the name is empty"),
+        (
+            ["--debgu", "doctor"],
+            "equilib: '--debgu' is no option or argument of it; do you mean --debug; see equilib --help",
+        ),
         (["guess"], "invalid choice: 'guess'"),
     ],
 )
@@ -103,6 +107,7 @@ def test_a_command_line_that_cannot_be_read(folder, capsys, command, words):
         ),
         (["quantize", CHECKPOINT, "-o", "{}/o.onnx", "--fp32", "--no-equalize"], ["does not go with --no-equalize"]),
         (["quantize", CHECKPOINT, "-o", "{}/o.onnx", "--per-field", "--no-equalize"], ["--per-field", "--no-equalize"]),
+        (["quantize", CHECKPOINT, "-o", "{}/file.txt/deeper/o.onnx"], ["file.txt: it is a file, not a folder"]),
         (
             ["predict", MODEL, "{}/deep.tif", "--map", "{}/map.png"],
             ["--map", "map.png is named like a picture; name the"],

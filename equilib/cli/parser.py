@@ -40,18 +40,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
-
-def parsed(arguments: list[str]) -> argparse.Namespace:
-    """The options, with the command in ``command``; a word that is none of them ends the program, with one that is near."""
-    parser = make_parser()
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-        command = commands.choices[options.command]
-        near = get_close_matches(unknown[0].split("=")[0], command._option_string_actions, 1)
-        words = f"; do you mean {near[0]}" if near else ""
-        command.error(f"{unknown[0]!r} is no option or argument of it{words}")
-    return options
+    def parse_known_args(self, args=None, namespace=None):
+        """The parser of a command is asked by this, too: so it is the one that says what it does not know, and what is near."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1)
+            words = f"; do you mean {near[0]}" if near else ""
+            self.error(f"{unknown[0]!r} is no option or argument of it{words}")
+        return options, unknown
 
 
 def make_parser() -> argparse.ArgumentParser:
