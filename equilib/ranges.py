@@ -6,6 +6,7 @@ of them, and integer kernels copy bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -54,11 +55,13 @@ def activation_ranges(
         For each node of the graph that is an activation, its distribution.  The logits have none: they stay real.
 
     Raises:
-        ValueError: an empty input range; a layer without statistics, or an operation with no rule; the message names it and the way out.
+        ValueError: an empty or infinite input range; a layer without statistics, or an operation with no rule; the message names it and the way out.
     """
     low, high = input_range
-    if not low < high:  # with NaN, too
-        raise ValueError(f"input_range must be (lowest, highest) of the normalised images, got ({low}, {high})")
+    if not -math.inf < low < high < math.inf:  # with NaN, too
+        raise ValueError(
+            f"input_range must be two finite numbers, (lowest, highest) of the normalised images, got ({low}, {high})"
+        )
     known: dict[str, Distribution] = {}
     for node in network.graph.nodes:
         if node.op == "output":

@@ -69,7 +69,9 @@ def test_a_network_without_statistics_is_refused():
 @pytest.mark.parametrize("low, high", [(1.7, -3.3), (0, 0), (float("nan"), 1)])
 def test_an_input_range_that_is_none_is_refused(low, high):
     network = dfq.trace(nn.Sequential(nn.ReLU(), nn.Flatten()))
-    with pytest.raises(ValueError, match="input_range must be .lowest, highest. of the normalised images, got"):
+    with pytest.raises(
+        ValueError, match="input_range must be two finite numbers, .lowest, highest. of the normalised images, got"
+    ):
         int8.quantize(network, (low, high))
 
 

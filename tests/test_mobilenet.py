@@ -137,7 +137,7 @@ def test_channels_that_make_no_whole_fields_are_refused():
     "bad, words",
     [
         (dict(input_size=96), ["stem", "96", "input_size=95"]),
-        (dict(strided_padding=1), ["block", "input_size=97"]),
+        (dict(strided_padding=1), ["block", "input_size=89"]),
     ],
 )
 def test_inexact_grids_are_refused_with_where_and_why(bad, words):
