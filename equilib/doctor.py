@@ -20,10 +20,17 @@ RUNTIMES = (
     ("ExecuTorch", "executorch", "executorch"),
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+DATA = "data/pcam"  # where data_download.sh puts PCam if it is told nothing else
 
 
-def report(data: str | Path | None = "data/pcam") -> list[tuple[str, str]]:
+class Fault(str):
+    """How it is, where it is not as it should be; whoever asks by a program learns it from the exit status."""
+
+
+def report(data: str | Path | None = DATA) -> list[tuple[str, str]]:
     """Lines of a report, (what, how it is), fit for one screen.  Names no folder but those that equilib itself would use.
+
+    What is wrong is a :class:`Fault`; what is only not installed, or not downloaded yet, is none.
 
     Args:
         data: folder of PCam's files to look into; None for none.
@@ -86,7 +93,7 @@ def _budget() -> str:
     try:
         return current_budget().name
     except ValueError as error:
-        return str(error)
+        return Fault(error)
 
 
 def _synthetic() -> str:
@@ -105,8 +112,9 @@ def _pcam(folder: Path) -> str:
         try:
             found.append(f"{split} {len(Patches(folder, split)):,}")
         except PatchFileError as error:
-            found.append(f"{split}: {error}")
-            break  # one sentence of what to do is enough
+            found.append(f"{split}: {error}")  # one sentence of what to do is enough
+            downloaded_later = folder == Path(DATA) and not folder.exists()
+            return "; ".join(found) if downloaded_later else Fault("; ".join(found))
     return "; ".join(found)
 
 
@@ -134,10 +142,9 @@ def _shipped() -> str:
         else:
             answers.append("")
     wrong = [answer for answer in answers if answer]
-    return (
-        "; ".join(wrong)
-        or f"{len(answers)} INT8 models, whole; the equivariant ones give the same bits under quarter turns"
-    )
+    if wrong:
+        return Fault("; ".join(wrong))
+    return f"{len(answers)} INT8 models, whole; the equivariant ones give the same bits under quarter turns"
 
 
 def _same_bits(running, images) -> bool:

@@ -321,6 +321,8 @@ def compare(
     for kind, ours in configs.items():
         build(kind, ours.network)
     tell = stage if stage and rank_zero_only.rank == 0 else lambda words: None
+    if measured > sizes["test"]:
+        tell(f"equivariance is measured on all {sizes['test']:,} test patches: there are no {measured:,}")
     results = {}
     for kind, ours in configs.items():
         tell(f"{kind}: training")

@@ -60,6 +60,13 @@ class Windows:
         """Whether the windows of the picture turned by 90 degrees are these windows, turned."""
         return all((length - self.size) % self.stride % 2 == 0 for length in (self.height, self.width))
 
+    @property
+    def covered(self) -> float:
+        """The share of the picture's pixels that lie in a window, from 0 to 1; the rest nobody looks at."""
+        shared = min(self.stride, self.size)
+        rows, columns = ((len(starts) - 1) * shared + self.size for starts in (self.rows, self.columns))
+        return rows * columns / (self.height * self.width)
+
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from equilib import doctor
+from equilib.__main__ import main
 
 
 def test_the_report_names_versions_runtimes_and_data(tmp_path):
@@ -32,6 +33,19 @@ def test_a_damaged_model_and_a_wrong_budget_are_told(monkeypatch):
     lines = dict(doctor.report(None))
     assert "x.onnx is damaged" in lines["shipped models"]
     assert "EQUILIB_BUDGET must be one of" in lines["budget"] and "PCam" not in lines
+    faults = {name for name, value in lines.items() if isinstance(value, doctor.Fault)}
+    assert faults == {"shipped models", "budget"}
+
+
+def test_the_exit_status_says_whether_something_is_wrong(monkeypatch, tmp_path, capsys):
+    """…for set-ups that ask; data that nobody has downloaded is not wrong, a folder that was named and is not there is."""
+    monkeypatch.setattr(doctor, "_same_bits", lambda running, images: True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor"]) == 0 and not capsys.readouterr().err
+    assert main(["doctor", "--data", "nowhere"]) == 1
+    assert "wrong here: PCam" in capsys.readouterr().err
+    Path(doctor.DATA).mkdir(parents=True)  # begun, and not whole
+    assert main(["doctor"]) == 1
 
 
 def test_an_equivariant_model_that_is_not_is_told(monkeypatch):

@@ -110,6 +110,17 @@ def test_a_stride_that_does_not_fit_is_answered_and_says_which_ones_do(tmp_path,
     assert capsys.readouterr().err == ""
 
 
+def test_a_stride_that_leaves_gaps_is_told(tmp_path, capsys, brightness):
+    """A picture of which hardly anything was looked at would pass for one without tumour."""
+    name = saved(tmp_path / "a.png", np.zeros((300, 300, 3), dtype=np.uint8))
+    for stride, share in ((205, f"{1 - 190**2 / 300**2:.1%}"), (2000, f"{1 - 95**2 / 300**2:.1%}")):
+        assert main(["predict", brightness, name, name, "--stride", str(stride)]) == 0
+        gaps = [line for line in capsys.readouterr().err.splitlines() if "leaves gaps" in line]
+        assert len(gaps) == 1 and share in gaps[0], "once for pictures of one size"
+    assert main(["predict", brightness, name, "--stride", "95"]) == 0
+    assert "leaves gaps" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "height, width, stride", [(128, 160, 32), (512, 512, 32), (96, 97, 5), (95, 300, 7), (301, 210, 400)]
 )

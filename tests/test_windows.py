@@ -58,6 +58,16 @@ def test_exact_means_that_turned_windows_are_windows(length, stride):
     assert windows.exact == (mirrored == windows.rows)
 
 
+@pytest.mark.parametrize("height, width", [(95, 95), (96, 200), (300, 211)])
+@pytest.mark.parametrize("stride", [1, 32, 95, 96, 150, 900])
+def test_what_no_window_covers_is_counted(height, width, stride):
+    windows, seen = Windows(height, width, 95, stride), np.zeros((height, width), dtype=bool)
+    for row in windows.rows:
+        for column in windows.columns:
+            seen[row : row + 95, column : column + 95] = True
+    assert windows.covered == pytest.approx(seen.mean(), rel=1e-12)
+
+
 def test_windows_are_the_pieces_of_the_picture(picture):
     windows = Windows(*picture.shape[:2], 95, 32)
     assert windows.rows == (0, 32, 64, 96, 128) and windows.columns == (0, 32, 64) and len(windows) == 15

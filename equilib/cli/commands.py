@@ -87,11 +87,15 @@ def quantize(options: argparse.Namespace, arguments: list[str]) -> int:
 
 
 def doctor(options: argparse.Namespace, arguments: list[str]) -> int:
-    """Print the report on this machine."""
-    from equilib.doctor import as_text, report
+    """Print the report on this machine; 1 if something in it is wrong."""
+    from equilib.doctor import Fault, as_text, report
 
-    print(as_text(report(options.data)))
-    return 0
+    lines = report(options.data)
+    print(as_text(lines))
+    wrong = [name for name, value in lines if isinstance(value, Fault)]
+    if wrong:
+        print(f"equilib: wrong here: {', '.join(wrong)}", file=sys.stderr)
+    return int(bool(wrong))
 
 
 def without_paths(arguments: list[str]) -> str:

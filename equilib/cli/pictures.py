@@ -8,7 +8,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,10 @@ def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namesp
         except ValueError as error:
             inputs.refused.append(f"{name}: {error}")
             continue
-        if not windows.exact and picture.shape not in warned:
+        if picture.shape not in warned:
             warned.add(picture.shape)
-            print(f"equilib: {_does_not_fit(name, windows)}", file=sys.stderr)
+            for warning in _warnings(name, windows):
+                print(f"equilib: {warning}", file=sys.stderr)
         probabilities = _probabilities(model, picture, windows, name)
         inputs.refused += _unanswered(name, probabilities, windows)
         for row, line in zip(windows.rows, probabilities):
@@ -58,6 +59,16 @@ def _probabilities(model: Classifier, picture: np.ndarray, windows: Windows, nam
     return probability_map(
         model.session, picture, windows, batch_size=model.batch, normalized=model.normalized, progress=progress
     ).numpy()
+
+
+def _warnings(name: str, windows: Windows) -> Iterator[str]:
+    if not windows.exact:
+        yield _does_not_fit(name, windows)
+    if windows.stride > windows.size:
+        yield (
+            f"{name}: --stride {windows.stride} leaves gaps between windows of {windows.size} pixels: "
+            f"{1 - windows.covered:.1%} of the picture are in none; at most {windows.size} leaves no gaps"
+        )
 
 
 def _does_not_fit(name: str, windows: Windows) -> str:
