@@ -20,8 +20,9 @@ REPEATS = 4000
 @lru_cache(maxsize=1)
 def patch_counts(patches: int) -> np.ndarray:
     """How often each patch is drawn, (REPEATS, patches), from a generator of its own: two tables of the same patches see
-    the same resamples, and the drawing, which takes nearly all of the time, is done once."""
+    the same resamples, and the drawing is done once.  A patch's counts lie side by side, as the sums here take them."""
     counts = np.random.default_rng(0).multinomial(patches, np.full(patches, 1 / patches), REPEATS)
+    counts = np.asfortranarray(counts, dtype=np.int16)
     counts.flags.writeable = False
     return counts
 
@@ -45,22 +46,25 @@ def area_under_curve(scores: Sequence[float], labels: Sequence[int]) -> float:
 def resampled_areas(scores: Sequence[float], labels: Sequence[int], counts: np.ndarray) -> np.ndarray:
     """The area under the curve of each resample, (repeats,); NaN where a resample has one class alone.
 
-    A patch that was drawn k times counts k times.  Sorted by score once, each resample is a cumulative sum.
+    A patch that was drawn k times counts k times.  With class 0 sorted by score once, each resample is a cumulative sum.
 
     Args:
         scores, labels: (N,); labels are 0 and 1.
         counts: (repeats, N), how often each patch is drawn.
     """
-    order = np.argsort(scores, kind="stable")
-    scores, ones = np.asarray(scores)[order], np.asarray(labels)[order] == 1
-    counts = counts[:, order].astype(np.int32)
-    below = np.zeros((len(counts), len(scores) + 1), np.int32)
-    np.cumsum(np.where(ones, 0, counts), axis=1, out=below[:, 1:])
-    positive = counts[:, ones]
+    scores, ones = np.asarray(scores), np.asarray(labels) == 1
+    zeros = np.flatnonzero(~ones)
+    zeros = zeros[np.argsort(scores[zeros], kind="stable")]
+    drawn = counts.T  # a row for each patch
+    below = np.zeros((len(zeros) + 1, len(counts)), np.int32)  # [k]: how many of the k lowest of class 0 were drawn
+    np.cumsum(drawn[zeros], axis=0, out=below[1:])
+    positive = drawn[ones]
     # Patches of class 0 with a lower score count twice, those with the same score once: half of a pair.
-    first, last = (np.searchsorted(scores, scores[ones], side) for side in ("left", "right"))
-    twice = np.einsum("bn,bn->b", positive, below[:, first] + below[:, last], dtype=np.float64)
-    pairs = positive.sum(1, dtype=np.float64) * below[:, -1]
+    first, last = (np.searchsorted(scores[zeros], scores[ones], side) for side in ("left", "right"))
+    lower = below[first]
+    lower += below[last]
+    twice = np.einsum("nb,nb->b", positive, lower, dtype=np.float64)
+    pairs = positive.sum(0, dtype=np.float64) * below[-1]
     return np.divide(twice, 2 * pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
 
 

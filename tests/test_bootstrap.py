@@ -17,6 +17,22 @@ def test_a_resampled_area_is_that_of_the_patches_written_out():
     assert found[-1] == pytest.approx(bootstrap.area_under_curve(scores, labels))
 
 
+def test_an_interval_holds_the_middle_95_percent():
+    samples = np.random.default_rng(0).permutation(np.arange(1001.0))
+    assert bootstrap.interval(samples) == pytest.approx((25, 975))
+
+
+def test_counts_of_all_of_pcam_do_not_overflow():
+    """Small numbers are kept in two bytes; their sums over 80,000 patches need more."""
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random(80_000), rng.integers(0, 2, 80_000)
+    counts = np.ones((1, 80_000), np.int16)
+    assert bootstrap.resampled_areas(scores, labels, counts)[0] == pytest.approx(
+        bootstrap.area_under_curve(scores, labels), rel=1e-12
+    )
+    assert bootstrap.resampled_means(labels, counts)[0] == pytest.approx(labels.mean(), rel=1e-12)
+
+
 def test_a_resample_of_one_class_has_no_area_and_does_not_count():
     counts = np.array([[2, 0], [1, 1], [0, 2]])
     found = bootstrap.resampled_areas([1.0, 0.0], [1, 0], counts)

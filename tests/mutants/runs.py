@@ -170,6 +170,7 @@ BOOTSTRAP = mutants_of(
         "test_contrasts.py::test_the_area_is_the_share_of_pairs_in_order",
     ),
     ("an interval of 90 %", "(0.025, 0.975)", "(0.05, 0.95)"),
+    ("sums of counts overflow", "len(counts)), np.int32)", "len(counts)), np.int16)"),
     (
         "patches are not drawn",
         "multinomial(patches, np.full(patches, 1 / patches), REPEATS)",
@@ -179,10 +180,10 @@ BOOTSTRAP = mutants_of(
     ("pairs within a slide count once, however often it is drawn", '"bs,st,bt->b"', '"bs,st,ct->b"'),
     (
         "equal scores count whole",
-        'scores[ones], side) for side in ("left", "right"))\n    twice',
-        'scores[ones], side) for side in ("right", "right"))\n    twice',
+        'scores[ones], side) for side in ("left", "right"))\n    lower',
+        'scores[ones], side) for side in ("right", "right"))\n    lower',
     ),
-    ("a patch drawn twice counts once", "positive = counts[:, ones]", "positive = counts[:, ones] > 0"),
+    ("a patch drawn twice counts once", "positive = drawn[ones]", "positive = drawn[ones] > 0"),
     ("runs are not drawn", 'np.einsum("br,rb->b", counts, values) / runs', "values.mean(0)"),
 )
 
