@@ -56,6 +56,16 @@ def tissue():
     return images / images.std()
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """Networks of fewer blocks, of every kind one or two, with their residual sums: a half of the layers to export."""
+    from equilib import architecture
+
+    rows = enumerate(architecture.BLOCKS)
+    blocks = tuple((expansion, channels, 1 + (row in (1, 2))) for row, (expansion, channels, _) in rows)
+    monkeypatch.setattr(architecture, "BLOCKS", blocks)
+
+
 def randomize(network, images):
     """Give a fresh network the statistics and affine parameters of a trained one: nothing is left at 0 or 1."""
     from equilib.mobilenet import estimate_statistics

@@ -16,7 +16,7 @@ from equilib.mobilenet import MobileNetConfig, build, exported
 SHIPPED = Path(__file__).parent.parent / "results"
 
 
-def test_the_ladder_and_the_bit_widths(tissue):
+def test_the_ladder_and_the_bit_widths(tissue, shallow):
     network = exported(randomize(build("equivariant", MobileNetConfig(width=0.35, group="C4")), tissue))
     ladder = quantization_ladder(network)
     assert tuple(ladder) == LADDER

@@ -7,7 +7,7 @@ import torch
 from conftest import randomize
 from torch import nn
 
-from equilib import architecture, device, dfq, figures, int8
+from equilib import device, dfq, figures, int8
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
 from equilib.mobilenet import MobileNetConfig, build, exported
@@ -80,12 +80,6 @@ def test_int8_is_invariant_to_the_bit(networks, tissue):
     assert logits[0].std(0).min() > 0
 
 
-# Fewer blocks in a row: two in the second and the third, with their residual sums.
-SHALLOW = tuple(
-    (expansion, channels, 1 + (row in (1, 2))) for row, (expansion, channels, _) in enumerate(architecture.BLOCKS)
-)
-
-
 @pytest.mark.parametrize(
     "group, depthwise, antialias",
     [
@@ -96,9 +90,8 @@ SHALLOW = tuple(
         ("C4", "fieldwise", True),
     ],
 )
-def test_other_groups_are_invariant_to_the_bit(group, depthwise, antialias, tissue, tmp_path, monkeypatch):
+def test_other_groups_are_invariant_to_the_bit(group, depthwise, antialias, tissue, tmp_path, shallow):
     """Of every kind of block one or two; whole networks of four kinds are held to it in test_layouts.py."""
-    monkeypatch.setattr(architecture, "BLOCKS", SHALLOW)
     config = MobileNetConfig(width=0.35, group=group, depthwise=depthwise, antialias=antialias)
     plain = exported(randomize(build("equivariant", config), tissue))
     simulated = int8.quantize(dfq.equalize(dfq.fold_batch_norm(plain))[0], RANGE)
@@ -108,7 +101,7 @@ def test_other_groups_are_invariant_to_the_bit(group, depthwise, antialias, tiss
         assert torch.equal(reference, run_model(session, rotate(tissue, degrees))), degrees
 
 
-def test_narrow_weights_can_be_exported(tissue, tmp_path):
+def test_narrow_weights_can_be_exported(tissue, tmp_path, shallow):
     """Weights of 7 bits: products of two fit into the 16 bits of processors without VNNI."""
     plain = exported(randomize(build("conventional", MobileNetConfig(width=0.35, group="C4")), tissue))
     simulated = int8.quantize(dfq.equalize(dfq.fold_batch_norm(plain))[0], RANGE, scheme=int8.Scheme(weight_bits=7))

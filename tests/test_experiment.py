@@ -21,7 +21,7 @@ def test_metrics_of_known_logits():
 
 
 @pytest.mark.slow
-def test_the_whole_way_from_patches_to_int8(tmp_path, capsys):
+def test_the_whole_way_from_patches_to_int8(tmp_path, capsys, shallow):
     """The command `equilib compare` on synthetic tissue: all stages, one JSON, the laws that hold at every size.
 
     Called again, and asked for intervals by slide as well.

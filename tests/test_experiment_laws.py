@@ -126,7 +126,7 @@ def test_a_short_record_keeps_the_class_of_each_patch():
     assert found[2:] == [0.0, 1.2346, -0.5]
 
 
-def test_the_bar_of_measuring_ends_where_it_said(patches, tmp_path, monkeypatch):
+def test_the_bar_of_measuring_ends_where_it_said(patches, tmp_path, monkeypatch, shallow):
     """Its estimate rests on the number of answers, which `measure` has to know before the first of them."""
     from equilib.mobilenet import MobileNetConfig, build, estimate_statistics
     from equilib.training import TrainConfig, TrainResult
