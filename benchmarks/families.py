@@ -160,10 +160,9 @@ def main() -> None:
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)
-        readme = SAVED.with_name("README.md")
-        marks.write("families", table(saved), readme)
+        marks.write("families", table(saved), README)
         marks.write("cost", cost(saved), MAIN_README)
-        print(f"figures: {SAVED}; table: {readme}")
+        print(f"figures: {SAVED}; tables: {README}, {MAIN_README}")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,26 @@ def test_the_readme_shows_the_families_as_saved():
     assert list(saved["networks"]) == [variant.timed_as for variant in families.VARIANTS]
 
 
+@pytest.mark.parametrize("options", [[], ["--only-memory"]])
+def test_saved_families_are_shown(tmp_path, monkeypatch, options):
+    """The command's own way to its files; nothing is measured."""
+    saved = json.loads(families.SAVED.read_text())["networks"]
+    for name in ("SAVED", "README", "MAIN_README"):
+        path = getattr(families, name)
+        copied = tmp_path / name / path.name
+        copied.parent.mkdir()
+        shutil.copy(path, copied)
+        monkeypatch.setattr(families, name, copied)
+    monkeypatch.setattr(families, "measure", lambda quick: saved)
+    monkeypatch.setattr(families, "memory", lambda: dict.fromkeys(saved, 987.0))
+    monkeypatch.setattr(sys, "argv", ["families.py", "--save", *options])
+    families.main()
+    anew = json.loads(families.SAVED.read_text())
+    assert {one["step_mib"] for one in anew["networks"].values()} == {987.0}
+    assert marks.shown("families", families.README) == families.table(anew)
+    assert "987 against 987 MiB" in marks.shown("cost", families.MAIN_README)
+
+
 def test_a_field_wise_step_takes_longer_as_notebook_04_says():
     """…in the saved figures, and its memory is no reason to leave it: nothing is timed here."""
     saved = json.loads(families.SAVED.read_text())["networks"]
