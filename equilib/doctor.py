@@ -70,10 +70,10 @@ def _lines(data: str | Path | None) -> Iterator[tuple[str, str]]:
 
 
 def _bfloat16(instructions: str) -> str:
-    """What ``--precision bf16-mixed`` gains on this processor."""
-    if instructions == "AMX":
-        return "AMX: --precision bf16-mixed saves memory, and may save time"
-    return f"{instructions or 'no instructions'}, no AMX: --precision bf16-mixed saves memory; whether time, was not measured"
+    """What ``--precision bf16-mixed`` gains on this processor, as far as it was measured (benchmarks/README.md)."""
+    if instructions == "AVX512_BF16":
+        return "AVX512_BF16: --precision bf16-mixed saves memory, and a quarter to a half of a step"
+    return f"{instructions or 'no instructions'}: --precision bf16-mixed saves memory; whether time, was not measured"
 
 
 def _version(distribution: str) -> str:

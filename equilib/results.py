@@ -274,7 +274,7 @@ def instructions() -> str:
 
 
 def bfloat16_instructions() -> str:
-    """Those that multiply bfloat16: AMX, whose tiles make mixed precision pay, or vectors; empty where there are none."""
+    """Those that multiply bfloat16, of tiles (AMX) or vectors; empty where there are none."""
     found = _capabilities()
     return next((name for key, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512_BF16")) if found.get(key)), "")
 

@@ -175,8 +175,8 @@ def _training_options() -> argparse.ArgumentParser:
     machine.add_argument(
         "--precision",
         default=argparse.SUPPRESS,
-        help="bf16-mixed halves memory on a GPU, and saves a quarter to a half of a step on processors with bfloat16 "
-        "instructions (benchmarks/README.md); the accuracies on record are all of 32-true",
+        help="bf16-mixed saves two fifths of the memory, and a quarter to a half of a step, on a processor with AVX512_BF16 "
+        "(benchmarks/README.md; elsewhere not measured); the accuracies on record are all of 32-true",
     )
     machine.add_argument("--compile", action="store_true", help="by torch.compile; on a CPU this is slower, not faster")
     machine.add_argument("--threads", type=count, help="of torch on the CPU")
