@@ -65,7 +65,7 @@ FEWER = {
     ("chromium", "FP32"): 10,
     ("chromium", "INT8"): 100,
 }
-FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 1500}
+FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 60}
 CALLS = {1: (8, 15), 32: (1, 9)}  # batch size: calls in a row, rounds
 SHORT_ROUNDS = 3
 
