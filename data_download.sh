@@ -86,15 +86,19 @@ case $base in
   *) die 2 "EQUILIB_PCAM_URL must begin with https:// or http://, got '$base'" ;;
 esac
 host=${base#*://} host=${host%%/*} wait_s=${EQUILIB_PCAM_WAIT:-2}
-[ -r "${EQUILIB_PCAM_MANIFEST:-/dev/null}" ] || die 2 "cannot read the file table $EQUILIB_PCAM_MANIFEST (EQUILIB_PCAM_MANIFEST)"
-row='^camelyonpatch_level_2_split_[a-z_]+\.h5\.gz [0-9]+ [0-9a-f]{32} [0-9]+$'
+# A wrong number in an arithmetic expression would end a loop, and go on behind it.
+[[ $wait_s =~ ^[0-9]{1,4}$ ]] || die 2 "EQUILIB_PCAM_WAIT must be whole seconds, got '$wait_s'"
+wait_s=$((10#$wait_s))
+[ -z "${EQUILIB_PCAM_MANIFEST:-}" ] || { [ -r "$EQUILIB_PCAM_MANIFEST" ] && [ ! -d "$EQUILIB_PCAM_MANIFEST" ]; } ||
+  die 2 "cannot read the file table $EQUILIB_PCAM_MANIFEST (EQUILIB_PCAM_MANIFEST)"
+row='^camelyonpatch_level_2_split_[a-z_]+\.h5\.gz [0-9]{1,15} [0-9a-f]{32} [0-9]{1,15}$'
 names=() sizes=() sums=() fulls=()
-while read -r name bytes sum full; do
+while read -r name bytes sum full || [ -n "$name" ]; do # the last line may lack its end
   # The names become files, so a table from elsewhere must not lead out of the folder.
   [[ "$name $bytes $sum $full" =~ $row ]] ||
     die 2 "the file table (EQUILIB_PCAM_MANIFEST) has a line that is not 'camelyonpatch_….h5.gz bytes md5 unpacked_bytes': '$name $bytes $sum $full'"
   split=${name##*_split_} split=${split%%_*}
-  case ,$only, in *,"$split",*) names+=("$name") sizes+=("$bytes") sums+=("$sum") fulls+=("$full") ;; esac
+  case ,$only, in *,"$split",*) names+=("$name") sizes+=($((10#$bytes))) sums+=("$sum") fulls+=($((10#$full))) ;; esac
 done < <(table)
 [ ${#names[@]} -gt 0 ] || die 2 "--only '$only' selects no file: choose from train,valid,test"
 
@@ -229,6 +233,7 @@ take_lock
 todo=() needed=0
 for i in "${!names[@]}"; do
   select_file "$i"
+  [ ! -d "$h5" ] || die 1 "${h5##*/} is a folder in $dir: move it away and run again"
   rm -f "$h5".tmp.* "$record".tmp.*
   if matches_record; then rm -f "$part"; continue; fi
   if [ -f "$h5" ] && [ -f "$record" ]; then
@@ -259,4 +264,8 @@ if [ ${#todo[@]} -gt 0 ]; then
     unpack
   done
 fi
+for i in "${!names[@]}"; do # whatever happened above, this sentence is true
+  select_file "$i"
+  verify=false matches_record || die 7 "${h5##*/} is not what it should be; run again"
+done
 say "all ${#names[@]} files are right in $dir"

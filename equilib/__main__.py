@@ -84,7 +84,7 @@ def explain(error: Exception) -> tuple[str, int]:
     from equilib.hdf5 import PatchFileError
 
     # Lines become sentences where the next one begins as such.
-    text = " ".join(re.sub(r"(?<![.:;])\n(?=[A-Z])", ". ", str(error)).split())
+    text = re.sub(r"\s*\n\s*", " ", re.sub(r"(?<![.:;])\n(?=[A-Z])", ". ", str(error).strip()))
     if "Traceback (most recent call last)" in text:  # of a process that this one started
         text = re.sub(r"^\w*(Error|Exception): ", "", str(error).strip().splitlines()[-1])
         return f"a process that was started for this ended: {text}", FAILED
@@ -113,9 +113,10 @@ def _with_options(text: str) -> str:
     def option(match: re.Match) -> str:
         return f"--{match[1].replace('_', '-')}"
 
-    text = re.sub(rf"(?<![\w.'-])({names})=True\b", option, text)
-    text = re.sub(rf"(?<![\w.'-])({names})=False\b", lambda match: option(match).replace("--", "--no-", 1), text)
-    text = re.sub(rf"(?<![\w.'-])({names})=(?=[\w'])", lambda match: f"{option(match)} ", text)
+    value = rf"(?<![\w.'/\\-])({names})=(?![^\s;,]*[/\\])"  # but for names of files, such as seed=1/best.ckpt
+    text = re.sub(rf"{value}True\b", option, text)
+    text = re.sub(rf"{value}False\b", lambda match: option(match).replace("--", "--no-", 1), text)
+    text = re.sub(rf"{value}(?=[\w'])", lambda match: f"{option(match)} ", text)
     return re.sub(rf"^({names})(?= must)", option, text)
 
 

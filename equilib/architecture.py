@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
+from equilib.checks import check_kinds
 from equilib.fields import Group
 from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
 from equilib.hdf5 import PATCH_SIZE
@@ -18,6 +19,7 @@ from equilib.variant import DEPTHWISE
 STEM_CHANNELS = 32
 BLOCKS = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
 HEAD_CHANNELS = 1280
+WIDEST = 100  # times these channels: no memory holds more
 
 IMAGENET_STRIDES = (2, 1, 2, 2, 2, 1, 2, 1)
 # Two strides of MobileNetV2 reduced to 1, the last two: of all choices this costs least (the grids shrink early).
@@ -87,11 +89,14 @@ class MobileNetConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "strides", tuple(self.strides))
+        check_kinds(self)
         symmetry = Group.parse(self.group)
         if self.divisor is None:
             object.__setattr__(self, "divisor", symmetry.order)
-        if self.width <= 0:
-            raise ValueError(f"width must be positive, got {self.width}")
+        if not 0 < self.width <= WIDEST:
+            raise ValueError(f"width must be positive, and at most {WIDEST}, got {self.width}")
+        if self.strided_padding < 0:
+            raise ValueError(f"strided_padding must not be negative, got {self.strided_padding}")
         for name in ("divisor", "classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

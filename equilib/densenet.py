@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
+from equilib.checks import check_kinds
 from equilib.fields import Group
 from equilib.plain import DenseBlock, DiscMean, FieldDropout
 
@@ -51,6 +52,7 @@ class DenseNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
+        check_kinds(self)
         symmetry = Group.parse(self.group)
         if self.growth < 1:
             raise ValueError(f"growth must be at least 1, got {self.growth}")

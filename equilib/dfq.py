@@ -401,7 +401,12 @@ def absorb_high_bias(network: fx.GraphModule, *, deviations: float = 3.0) -> tup
 
     Returns:
         The new network and a report.
+
+    Raises:
+        ValueError: ``deviations`` is negative: then ReLUs would cut off what is moved.
     """
+    if not deviations >= 0:
+        raise ValueError(f"deviations must not be negative, got {deviations}")
     network = own_copy(network)
     absorbed, skipped = {}, {}
     for pair in find_pairs(network):

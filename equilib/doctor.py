@@ -111,7 +111,7 @@ def _pcam(folder: Path) -> str:
     for split in SPLITS:
         try:
             found.append(f"{split} {len(Patches(folder, split)):,}")
-        except PatchFileError as error:
+        except (PatchFileError, OSError) as error:
             found.append(f"{split}: {error}")  # one sentence of what to do is enough
             downloaded_later = folder == Path(DATA) and not folder.exists()
             return "; ".join(found) if downloaded_later else Fault("; ".join(found))

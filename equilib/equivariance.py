@@ -44,9 +44,14 @@ def run_model(model: Model, images: Tensor, *, batch_size: int = 64) -> Tensor:
         model: a torch module (run in evaluation mode and left in the mode it was in), an
             ``onnxruntime.InferenceSession`` with one input, or a function from tensor to tensor.
         images: (B, C, H, W), normalised.
+
+    Raises:
+        ValueError: no image, or one that holds NaN or infinite values, to which integer kernels have an answer.
     """
     if len(images) == 0:
         raise ValueError("images is empty: at least one image is needed")
+    if not images.isfinite().all():
+        raise ValueError("images holds NaN or infinite values")
     chunks = images.split(batch_size)
     if hasattr(model, "get_inputs"):  # an onnxruntime session
         name = model.get_inputs()[0].name
@@ -197,6 +202,10 @@ def rotation_spread(
     logits = torch.stack([run_model(model, turned, batch_size=batch_size).double() for turned in images_at])
     if logits.shape[2:] != (2,):
         raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape[1:])}")
+    if not logits.isfinite().all():
+        raise ValueError("the outputs hold NaN or infinite values, so no spread can be measured")
+    if len(images) < 2:
+        raise ValueError("at least two images are needed: the spread is relative to that over images")
     difference = logits[..., 1] - logits[..., 0]
     flips = ((difference[1:] > 0) != (difference[0] > 0)).double().mean(1)
     spread = difference.var(0, correction=0).mean().sqrt() / difference[0].std()

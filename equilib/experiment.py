@@ -29,7 +29,7 @@ from equilib.equivariance import (
 from equilib.mobilenet import KINDS, build, count_costs, count_parameters, estimate_statistics
 from equilib.pcam import PUBLISHED_SIZES, SPLITS, Patches, network_inputs
 from equilib.progress import bar
-from equilib.results import environment, writable_target, write_json
+from equilib.results import environment, folder_name, writable_target, write_json
 from equilib.training import TrainConfig, TrainResult, train
 
 # What is told how many patches a network has answered since the last call, such as the ``update`` of a bar.
@@ -64,14 +64,19 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
     Args:
         logits: (N, 2).
-        labels: (N,), 0 or 1.
+        labels: (N,), 0 or 1; of one class alone there is no area under the curve, and it is NaN.
+
+    Raises:
+        ValueError: not two logits a patch, or some that are NaN or infinite.
     """
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise ValueError("the logits hold NaN or infinite values, which are no answers")
     probability = logits.softmax(1)[:, 1].contiguous()
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "auc": binary_auroc(probability, labels).item(),
+        "auc": binary_auroc(probability, labels).item() if len(labels.unique()) > 1 else float("nan"),
         "cross_entropy": nn.functional.cross_entropy(logits, labels).item(),
         "calibration_error": binary_calibration_error(probability, labels, n_bins=15).item(),
     }
@@ -141,7 +146,7 @@ def _figures(
     logits = _logits(model, ladder, test, size, seen)
     kept = ("fp32", "fp32, mean of four rotations", "int8")
     return {
-        "config": config.to_dict() | {"data": Path(config.data).name},
+        "config": config.to_dict() | {"data": folder_name(config.data)},
         **_costs(result, model, size),
         "epochs": len(result.history),
         "best_epoch": result.best_epoch,
@@ -353,9 +358,10 @@ def _limited(sizes: dict[str, int], config: TrainConfig) -> dict[str, int]:
 def data_label(root: str | Path) -> str:
     """What a folder holds, in words: synthetic tissue, PCam (if all splits have its sizes), or the folder's name."""
     sizes = {split: len(Patches(root, split)) for split in SPLITS}
-    if Path(root).name.startswith("tissue-v"):  # as equilib.synthetic names its folders
+    name = folder_name(root)
+    if name.startswith("tissue-v"):  # as equilib.synthetic names its folders
         return "synthetic tissue"
-    return "PCam" if sizes == PUBLISHED_SIZES else Path(root).name
+    return "PCam" if sizes == PUBLISHED_SIZES else name
 
 
 def table(contents: dict) -> list[dict]:

@@ -35,10 +35,10 @@ class Group:
         """Read ``"C4"``, ``"C12"``, ``"D4"`` …; raises ValueError on anything else."""
         if isinstance(name, Group):
             return name
-        match = re.fullmatch(r"([CD])([1-9]\d*)", str(name))
+        match = re.fullmatch(r"([CD])([1-9][0-9]{0,2})", str(name))
         if match is None:
             raise ValueError(
-                f"group must be 'C' (rotations) or 'D' (rotations and reflections) and a number, as in 'C12' or 'D4'; "
+                f"group must be 'C' (rotations) or 'D' (rotations and reflections) and a number up to 999, as in 'C12' or 'D4'; "
                 f"got {name!r}"
             )
         return cls(int(match[2]), match[1] == "D")

@@ -33,19 +33,47 @@ def image_files(path: str | Path) -> list[Path]:
         PatchFileError: there is nothing of this name, or no image in the folder.
     """
     path = Path(path)
+    try:
+        return _image_files(path)
+    except OSError as error:  # of a folder that may not be searched, a name that is too long
+        raise PatchFileError(f"{path} cannot be read ({error.strerror}); change its permissions or its name") from error
+
+
+def passed_over(path: str | Path) -> list[Path]:
+    """What a folder holds that may be meant, but is not read: pictures of other formats, and HDF5 files, by name."""
+    path = Path(path)
+    if not path.is_dir():
+        return []
+    return sorted(
+        file
+        for file in _listed(path)
+        if file.suffix.lower() in (*OTHER_SUFFIXES, *HDF5_SUFFIXES) and not file.name.startswith(".")
+    )
+
+
+def _image_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in _listed(path) if file.suffix.lower() in IMAGE_SUFFIXES)
         files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
         if not files:
-            other = next((file.name for file in sorted(_listed(path)) if file.suffix.lower() in OTHER_SUFFIXES), None)
-            cure = f"save {other} and its like as PNG" if other else "name the folder that does"
-            raise PatchFileError(f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); {cure}")
+            raise PatchFileError(f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); {cure_of(path)}")
         return files
     if not path.exists():
         raise PatchFileError(f"{path} is missing")
     if not path.is_file():
         raise PatchFileError(f"{path} is no ordinary file")
     return [path]
+
+
+def cure_of(folder: Path) -> str:
+    """What to do about the files of a folder that are passed over."""
+    files = passed_over(folder)
+    words = []
+    for suffixes, cure in ((OTHER_SUFFIXES, "save {} and its like as PNG"), (HDF5_SUFFIXES, "name {} itself")):
+        found = next((file for file in files if file.suffix.lower() in suffixes), None)
+        if found:
+            words.append(cure.format(found.name if suffixes == OTHER_SUFFIXES else found))
+    return ", ".join(words) or "name the folder that does"
 
 
 def read_images(path: str | Path, size: int) -> Iterator[tuple[str, Tensor]]:
@@ -139,6 +167,8 @@ def _read_image(path: Path, largest: int | None) -> np.ndarray:
                 return _pixels(image)
     except PatchFileError:
         raise
+    except PermissionError as error:
+        raise PatchFileError(f"{path} may not be read ({error.strerror}); change its permissions") from error
     except Image.DecompressionBombError as error:
         limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         raise PatchFileError(f"{path} has more than {limit:.0f} million pixels; cut it into pieces") from error

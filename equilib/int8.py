@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from equilib.bias_correction import takes_means
+from equilib.checks import check_kinds
 from equilib.graph import LAYERS, is_relu, module_of, output_shapes, own_copy, source_of
 from equilib.plain import DiscMask, DiscMean, GroupMax, facts
 from equilib.ranges import SELECTING, Distribution, activation_ranges, calibrated_ranges, is_final, shared_ranges
@@ -45,6 +46,7 @@ class Scheme:
     symmetric_activations: bool = False
 
     def __post_init__(self):
+        check_kinds(self)
         for name in ("weight_bits", "activation_bits"):
             if not 2 <= getattr(self, name) <= 16:
                 raise ValueError(f"{name} must lie between 2 and 16, got {getattr(self, name)}")
@@ -230,8 +232,9 @@ def quantize(
     Returns:
         A new network that simulates INT8 in floating point.
     """
+    copy = own_copy(network)  # first: what is no traced network is named there
     ranges = shared_ranges(network, activation_ranges(network, input_range) if ranges is None else ranges)
-    network = own_copy(network)
+    network = copy
     pools = any(isinstance(module, nn.AvgPool2d) for module in network.modules())
     shapes = output_shapes(network) if pools else {}
     tie_rotated_copies(network)

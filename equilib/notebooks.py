@@ -13,7 +13,7 @@ import copy
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -262,9 +262,35 @@ def _run(paths: list[Path]) -> int:
     return status
 
 
+def write_student_copies(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Copies without solutions, under the same names in another folder; nothing that differs is written over.
+
+    Raises:
+        ValueError: a copy there differs (a student's work, or of an older course), is the notebook itself, or is named twice.
+    """
+    copies = {}
+    for path in paths:
+        target = folder / path.name
+        text = nbformat.writes(student_copy(nbformat.read(path, as_version=4))) + "\n"
+        if target in copies:
+            raise ValueError(f"two notebooks are called {path.name}; make their copies in folders of their own")
+        if target.exists() and target.resolve() == path.resolve():
+            raise ValueError(f"{target} is the notebook itself, whose solutions would be lost; name another folder")
+        if target.exists() and target.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{target} is there and differs, it may hold answers; move it away, or name another folder"
+            )
+        copies[target] = text
+    folder.mkdir(parents=True, exist_ok=True)
+    for target, text in copies.items():
+        with written_whole(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return list(copies)
+
+
 def main(arguments: list[str]) -> int:
     """The commands; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m equilib.notebooks", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m equilib.notebooks", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="execute, clean, check and save")
     run.add_argument("notebooks", nargs="+", type=Path)
@@ -287,10 +313,8 @@ def _command(options: argparse.Namespace) -> int:
     if options.command == "run":
         return _run(options.notebooks)
     if options.command == "student":
-        options.folder.mkdir(parents=True, exist_ok=True)
-        for path in options.notebooks:
-            nbformat.write(student_copy(nbformat.read(path, as_version=4)), options.folder / path.name)
-            print(options.folder / path.name)
+        for target in write_student_copies(options.notebooks, options.folder):
+            print(target)
     elif options.command == "animation":
         animation(options.path)
     else:

@@ -123,7 +123,10 @@ class Patches(Dataset):
 
     def images(self, indices) -> np.ndarray:
         """Patches by index, in the order asked for: (B, 96, 96, 3) uint8."""
-        indices = np.asarray(indices, dtype=np.int64)
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            raise TypeError(f"indices must be a row of whole numbers, got {indices.dtype} of shape {indices.shape}")
+        indices = indices.astype(np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"patch {indices.min()}…{indices.max()} of {len(self)}")
         patches = self._patches()
@@ -152,7 +155,7 @@ class Patches(Dataset):
 
     def __getitems__(self, indices) -> tuple[np.ndarray, np.ndarray]:
         """What a DataLoader calls for a batch: images and labels, not a list of pairs."""
-        return self.images(indices), self.labels[np.asarray(indices)]
+        return self.images(indices), self.labels[np.asarray(indices, dtype=np.int64)]
 
 
 def _window(slab: int) -> int:
@@ -189,6 +192,8 @@ def crop(images: Tensor, size: int) -> Tensor:
     Such a crop does not commute with rotations, so all rotations act after it.
     """
     n = images.shape[-1]
+    if images.shape[-2:] != (n, n):
+        raise ValueError(f"images must be square to be cropped, got {images.shape[-2]} x {n} pixels")
     if not 1 <= size <= n:
         raise ValueError(f"input_size={size} cannot be cropped from images of {n} x {n} pixels; take one from 1 to {n}")
     start = (n - size) // 2

@@ -14,8 +14,8 @@ import platform
 import re
 import subprocess
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
@@ -24,6 +24,7 @@ from equilib import __version__
 
 # The ending of a file that is being written (:func:`written_whole`).
 PART = ".part"
+LONGEST_NAME = 255  # bytes, of file systems
 # What a packed JSON file has behind its name.
 PACKED = ".gz"
 
@@ -76,6 +77,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path = writable_target(os.path.realpath(path))
     # Made by the caller's own open(), unlike those of tempfile, so that it has the permissions of any other file.
     temporary = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
+    if len(os.fsencode(temporary.name)) > LONGEST_NAME:
+        temporary = path.with_name(f"{uuid4().hex}{PART}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -83,11 +86,40 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         # A full disk is met in write(), which knows no name; and nobody knows the temporary one.
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename, error.filename2 = str(path), None
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):  # what went wrong before it is what counts
+        temporary.unlink()
+
+
+def folder_name(path: str | Path) -> str:
+    """The last part of a path, also of ``.`` and ``..``: what a record may say of where data lay."""
+    return Path(os.path.abspath(path)).name or str(path)
+
+
+def replaceable_folder(folder: str | Path, marks: Collection[str]) -> Path:
+    """The folder, resolved, if it may be replaced by what is made: not there yet, empty, or made so before.
+
+    Args:
+        marks: names of files that what was made before holds, all of them.
+
+    Raises:
+        ValueError: it is a file, holds something else, or is the working folder or one above it.
+    """
+    path = Path(folder).resolve()
+    if path in (Path.cwd(), *Path.cwd().parents):
+        raise ValueError(f"{folder} is the folder that this runs in, or one above it; name another, which is replaced")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder")
+    if path.is_dir() and any(path.iterdir()) and not all((path / mark).exists() for mark in marks):
+        raise ValueError(f"{folder} holds other files, which would be lost; name an empty folder or a new one")
+    return path
 
 
 def write_json(path: str | Path, values: dict) -> None:

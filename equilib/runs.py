@@ -25,10 +25,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from equilib.checks import check_kinds
 from equilib.densenet import DenseNetConfig
 from equilib.hdf5 import PATCH_SIZE
 from equilib.mobilenet import KINDS, MobileNetConfig, build
-from equilib.results import PART, check_is_file, shipped_checkpoint, write_json, written_whole
+from equilib.results import PART, check_is_file, folder_name, shipped_checkpoint, write_json, written_whole
 from equilib.variant import DEFAULT_FAMILY, FAMILIES
 
 # The architecture's configuration, by the name of its family.
@@ -84,6 +85,7 @@ class TrainConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "data", str(self.data))
+        check_kinds(self)
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
         if self.network.classes < 2:
@@ -130,7 +132,11 @@ class TrainConfig:
             raise ValueError("no configuration of a run")
         try:
             return cls(**values | {"network": _architecture(**values["network"])})
-        except (TypeError, AttributeError) as error:  # an unknown name, or a text where a number should stand
+        except (
+            TypeError,
+            AttributeError,
+            OverflowError,
+        ) as error:  # an unknown name, or a text where a number should stand
             raise ValueError(f"no configuration of this version ({error})") from error
 
 
@@ -240,12 +246,23 @@ def _weights_of(network: nn.Module, weights: dict, path: Path) -> dict[str, Tens
         if not isinstance(found[name], Tensor) or found[name].shape != value.shape:
             shape = tuple(getattr(found[name], "shape", ()))
             raise ValueError(f"{path}: {name!r} has shape {shape}, where its network has {tuple(value.shape)}")
+        if not _of_kind(found[name], value):
+            raise ValueError(f"{path}: {name!r} holds {found[name].dtype}, where its network has {value.dtype}")
         if not found[name].isfinite().all():
             raise ValueError(f"{path}: {name!r} holds values that are not finite (NaN or infinite); train it again")
     foreign = [name for name in found if name not in wanted]
     if foreign:
         raise ValueError(f"{path} holds weights that its network does not have, first {foreign[0]!r}")
     return found
+
+
+def _of_kind(found: Tensor, wanted: Tensor) -> bool:
+    """Dense real numbers where the network has such, whole ones where it counts."""
+    if found.is_quantized or found.layout != torch.strided:
+        return False
+    if wanted.is_floating_point():
+        return found.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return found.dtype == wanted.dtype
 
 
 def shipped_network(name: str) -> nn.Module:
@@ -265,7 +282,9 @@ def save_weights(checkpoint: str | Path, path: str | Path) -> str:
     """
     network, contents = load_network(checkpoint)
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    config = contents["equilib"] | {"data": Path(contents["equilib"]["data"]).name}
+    if "epoch" not in contents:
+        raise ValueError(f"{checkpoint} does not say of which epoch it is; take one that equilib train wrote")
+    config = contents["equilib"] | {"data": folder_name(contents["equilib"]["data"])}
     save_checkpoint({"equilib": config, "state_dict": weights, "epoch": contents["epoch"]}, path)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

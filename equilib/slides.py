@@ -60,9 +60,13 @@ def read_slides(root: str | Path, split: str) -> list[str]:
     if empty is not None:
         raise PatchFileError(f"{path} names no slide (column {SLIDE}) for patch {empty}: copy PCam's metadata again")
     # Rows in another order, or of another split, would give each patch a slide that is not its own.
-    if [row[LABEL] in ("True", "1") for row in rows] != [label == 1 for label in labels]:
+    if [str(row[LABEL]).lower() in ("true", "1", "1.0") for row in rows] != [label == 1 for label in labels]:
         raise PatchFileError(f"{path} has other labels ({LABEL}) than the patches: it is of another split or order")
-    return [row[SLIDE] for row in rows]
+    if len(slides := [row[SLIDE] for row in rows]) and len(set(slides)) < 2:
+        raise PatchFileError(
+            f"{path} has all patches of one slide, {slides[0]!r} (column {SLIDE}): intervals by slide need two at least"
+        )
+    return slides
 
 
 def by_slide(models: Mapping[str, Mapping], slides: Sequence[str]) -> dict:

@@ -65,9 +65,9 @@ def read_run(path: str | Path) -> Run:
         figures, data = _on_their_side(contents["model"]), contents["data"]
         variant = Variant.of(figures["config"])
         return Run(variant, data["train"], contents["seed"], data["label"], contents["command"], figures)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ValueError(f"{path} is no run of experiments/grid.py: {error} is missing") from error
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:  # a list or a text where another stands
         raise ValueError(f"{path} is no run of experiments/grid.py: {error}") from error
 
 

@@ -94,7 +94,10 @@ def cache_root(root: str | os.PathLike | None = None) -> Path:
     if root is not None:
         return Path(root)
     if os.environ.get("EQUILIB_CACHE"):
-        return Path(os.environ["EQUILIB_CACHE"]).expanduser()
+        try:
+            return Path(os.environ["EQUILIB_CACHE"]).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"EQUILIB_CACHE={os.environ['EQUILIB_CACHE']} names no folder: {error}") from error
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "equilib"
 

@@ -2,6 +2,10 @@
 
 import csv
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -172,3 +176,81 @@ def test_an_option_alone_says_what_it_means(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "without a number 1" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["seed=1/epochs=3/best.ckpt", "width=0.5\\best.ckpt", "a  b.ckpt"])
+def test_names_of_files_are_told_as_they_are(tmp_path, monkeypatch, capsys, name):
+    """Folders are often called like options, by tools that start many runs."""
+    monkeypatch.chdir(tmp_path)
+    assert name in said(capsys, ["quantize", name, "-o", "x.onnx"], 1)
+
+
+@pytest.mark.parametrize(
+    "command, status, words",
+    [
+        (["predict", str(MODEL), "x.png", "--threads", "99999999999"], 2, "must be at most"),
+        (["train", "conventional", "--data", "{}", "--folder", "{}/r", "--width", "1e300"], 1, "--width must be"),
+        (["train", "conventional", "--data", "{}", "--folder", "{}/r", "--strided-padding", "-1"], 1, "--strided-padding must"),
+        (["train", "equivariant", "--data", "{}", "--folder", "{}/r", "--group", "C" + "9" * 23], 1, "--group must be"),
+    ],
+)  # fmt: skip
+def test_numbers_beyond_all_machines(folder, capsys, command, status, words):
+    assert words in said(capsys, [word.format(folder) for word in command], status)
+
+
+def test_a_cache_of_nobody(monkeypatch, capsys):
+    monkeypatch.setenv("EQUILIB_CACHE", "~nosuchuser/x")
+    assert "EQUILIB_CACHE=~nosuchuser/x names no folder" in said(capsys, ["doctor"], 1)
+
+
+def test_a_link_to_itself(tmp_path, capsys):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    command = ["predict", str(MODEL), str(tmp_path / "loop.png"), "--map", str(tmp_path / "maps")]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.count("loop.png") == 1 and "bug" not in error
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_without_error_output_nothing_is_mixed_into_the_answers(folder, tmp_path):
+    """…as under some daemons, where Python has no sys.stderr, and print() would take the output instead."""
+    x = split_path(folder, "test", "x")
+    command = f'exec "{sys.executable}" -m equilib predict "{MODEL}" none.png "{x}" 2>&-'
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert [line.count(",") for line in ended.stdout.splitlines()] == [2] * 5
+
+
+@pytest.mark.slow
+def test_python_without_docstrings_runs_the_commands():
+    ended = subprocess.run(
+        [sys.executable, "-OO", "-m", "equilib", "train", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (0, "") and "--epochs" in ended.stdout
+
+
+@pytest.mark.slow
+def test_scripts_say_in_one_sentence_what_is_missing(tmp_path):
+    command = [
+        sys.executable,
+        "experiments/grid.py",
+        "train",
+        "--label",
+        "x",
+        "--data",
+        "/nosuch",
+        "--folder",
+        str(tmp_path),
+    ]
+    ended = subprocess.run(
+        [*command, "--only", "C12_w1_20000_seed2"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stderr.startswith("grid.py: ") and "/nosuch" in ended.stderr

@@ -202,3 +202,27 @@ def test_default_table():
 
 def test_script_is_executable():
     assert os.access(SCRIPT, os.X_OK)
+
+
+# --- a table or a number that is not what it should be ------------------------------
+
+
+@pytest.mark.parametrize("wait", ["0.5", "abc", "-1", "1e3", " "])
+def test_a_wait_that_is_no_whole_number_is_refused(run, server, wait):
+    """An error in bash's arithmetic ends a loop and goes on behind it, where all files would be «right»."""
+    check_error(run(EQUILIB_PCAM_WAIT=wait), 2, "EQUILIB_PCAM_WAIT", "whole seconds")
+    assert server.requests == []
+
+
+def test_a_table_counts_to_its_last_row(run, server, pcam, manifest):
+    """…with zeros before its numbers, and without an end of its last line."""
+    rows = [line.split() for line in manifest.read_text().splitlines()]
+    manifest.write_text("\n".join(f"{name} 0{size} {md5} 0{full}" for name, size, md5, full in rows))
+    assert run().returncode == 0
+    check_folder(run.dir, expected(pcam))
+
+
+def test_folders_in_the_place_of_files(run, server, manifest, tmp_path):
+    check_error(run(EQUILIB_PCAM_MANIFEST=str(tmp_path)), 2, "cannot read the file table")
+    (run.dir / VALID_X.removesuffix(".gz")).mkdir(parents=True)
+    check_error(run(), 1, "is a folder")

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -25,6 +26,7 @@ TISSUE = (tissue_photograph(223)[:, :, :159] * 255).round().byte().permute(1, 2,
 
 
 def saved(path, pixels):
+    path.parent.mkdir(exist_ok=True)
     Image.fromarray(np.ascontiguousarray(pixels)).save(path)
     return str(path)
 
@@ -213,8 +215,41 @@ def test_maps_are_pictures_in_a_folder_of_their_own(tmp_path, capsys, brightness
 def test_an_input_is_never_overwritten_by_a_map(tmp_path, capsys, brightness):
     names = [saved(tmp_path / name, TISSUE) for name in ("a.png", "a_map.png")]
     before = (tmp_path / "a_map.png").read_bytes()
-    assert main(["predict", brightness, *names, "--map", str(tmp_path)]) == 0
-    assert (tmp_path / "a_map.png").read_bytes() == before and (tmp_path / "a_map_2.png").exists()
+    assert main(["predict", brightness, *names, "--map", str(tmp_path)]) == 1
+    one_sentence(capsys, "a folder of pictures")
+    assert (tmp_path / "a_map.png").read_bytes() == before and len(list(tmp_path.glob("*.png"))) == 2
+
+
+def test_maps_are_not_put_where_the_next_call_would_take_them_for_tissue(tmp_path, capsys, monkeypatch, brightness):
+    saved(tmp_path / "a.png", TISSUE)
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", str(tmp_path), "../" + tmp_path.name):
+        assert main(["predict", brightness, "a.png", "--map", folder]) == 1
+        one_sentence(capsys, "a folder of pictures")
+    assert main(["predict", brightness, "a.png", "--map", "maps"]) == 0 and Path("maps/a_map.png").is_file()
+
+
+def test_a_map_that_cannot_be_written_leaves_the_other_pictures_answered(tmp_path, capsys, brightness):
+    names = [saved(tmp_path / "in" / f"{'x' * 248}.png", TISSUE), saved(tmp_path / "in" / f"{'y' * 225}.png", TISSUE)]
+    assert main(["predict", brightness, *names, "--map", str(tmp_path / "maps")]) == 1
+    said = capsys.readouterr()
+    assert len(rows(said.out, names[0])) == len(rows(said.out, names[1])) > 1
+    assert "cannot be written" in said.err and ".part" not in said.err
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == [f"{'y' * 225}_map.png"], "255 bytes are a name"
+
+
+def test_what_a_folder_holds_besides_is_told(tmp_path, capsys, brightness):
+    saved(tmp_path / "a.png", TISSUE[:96, :96])
+    for name in ("b.bmp", "c.webp", "d.h5", "notes.txt", ".hidden.bmp"):
+        (tmp_path / name).write_bytes(b"")
+    assert main(["predict", brightness, str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("a.png") == 1
+    assert "3 file(s) in it were not read: save b.bmp and its like as PNG" in said.err and "d.h5 itself" in said.err
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "e.hdf5").write_bytes(b"")
+    assert main(["predict", brightness, str(tmp_path / "only")]) == 1
+    one_sentence(capsys, "holds no images itself", "e.hdf5 itself")
 
 
 def test_memory_is_that_of_a_batch(tmp_path, capsys, monkeypatch, brightness):

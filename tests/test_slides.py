@@ -47,6 +47,7 @@ def test_each_patch_has_its_slide(root):
         (lambda rows: rows[:-1], "has 5 rows for 6 patches"),
         (lambda rows: rows[:3] + [rows[3][:5] + [""]] + rows[4:], "names no slide .column wsi. for patch 2"),
         (lambda rows: rows[:1] + rows[:0:-1], "has other labels .center_tumor_patch. than the patches"),
+        (lambda rows: rows[:1] + [row[:5] + ["nan"] for row in rows[1:]], "has all patches of one slide, 'nan'"),
         (lambda rows: b"\xff\xfe\x00", "is no table in text form"),
         (lambda rows: b"", "has no column center_tumor_patch and no column wsi; it has none"),
     ],
@@ -63,6 +64,13 @@ def test_what_is_not_the_metadata_of_these_patches_is_named(root, change, words)
     with pytest.raises(PatchFileError, match=f"split_test_meta.csv {words}") as error:
         slides.read_slides(root, "test")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", ["true false", "TRUE FALSE", "1 0", "1.0 0.0"])
+def test_truth_may_be_spelt_in_other_ways(root, words):
+    path, (yes, no) = slides.meta_path(root, "test"), words.split()
+    path.write_text(path.read_text().replace(",True,test", f",{yes},test").replace(",False,test", f",{no},test"))
+    assert slides.read_slides(root, "test") == NAMES
 
 
 def answers(right, labels):

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+MOST_THREADS = 4096
+
 
 def add_options(group: argparse._ActionsContainer, of: Callable, names: Iterable[str]) -> None:
     """An option for each of these values of a dataclass or function.
@@ -26,7 +28,7 @@ def add_options(group: argparse._ActionsContainer, of: Callable, names: Iterable
     for name in names:
         default = inspect.signature(of).parameters[name].default
         shown = "" if default is None else f" (default {_shown(default)})"
-        options = {"default": argparse.SUPPRESS, "help": (words[name] + shown).replace("%", "%%")}
+        options = {"default": argparse.SUPPRESS, "help": (words.get(name, "") + shown).replace("%", "%%")}
         kind = next((part for part in get_args(hints[name]) or (hints[name],) if part is not type(None)), str)
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
@@ -80,6 +82,13 @@ def count(text: str) -> int:
     """A whole number of at least 1."""
     if (value := whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def threads(text: str) -> int:
+    """A number of threads that a machine could have."""
+    if (value := count(text)) > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_THREADS}, got {text}")
     return value
 
 

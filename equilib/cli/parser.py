@@ -11,7 +11,7 @@ from typing import NoReturn
 from equilib import __version__
 from equilib.budget import BUDGETS
 from equilib.cli.allocator import VARIABLE
-from equilib.cli.options import add_options, count, named, place, whole
+from equilib.cli.options import add_options, count, named, place, threads, whole
 from equilib.densenet import DenseNetConfig
 from equilib.deploy import deploy
 from equilib.int8 import Scheme
@@ -99,7 +99,7 @@ def _add_predict_options(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "images", nargs="+", type=place, help="image files, folders of images, or .h5 files with key x"
     )
-    predict.add_argument("--threads", type=count, default=1, help="of the processor (default 1)")
+    predict.add_argument("--threads", type=threads, default=1, help="of the processor (default 1)")
     predict.add_argument(
         "--runtime", choices=tuple(RUNTIMES), default=DEFAULT, help=f"that runs the file (default {DEFAULT})"
     )
@@ -179,7 +179,7 @@ def _training_options() -> argparse.ArgumentParser:
         "(benchmarks/README.md; elsewhere not measured); the accuracies on record are all of 32-true",
     )
     machine.add_argument("--compile", action="store_true", help="by torch.compile; on a CPU this is slower, not faster")
-    machine.add_argument("--threads", type=count, help="of torch on the CPU")
+    machine.add_argument("--threads", type=threads, help="of torch on the CPU")
     shared.add_argument(
         "--no-progress",
         action="store_true",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import functools
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +49,12 @@ def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namesp
                 if math.isfinite(probability):
                     writer.writerow([name, row, column, int(probability > 0.5), f"{probability:.4f}"])
         if name_map:
-            _draw(name_map(name), picture, probabilities, windows, name)
+            try:
+                _draw(name_map(name), picture, probabilities, windows, name)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                inputs.refused.append(f"the map {error.filename} cannot be written: {error.strerror}")
     if name_map:
         print(f"maps are in {options.map}", file=sys.stderr)
 
@@ -98,20 +105,21 @@ def _map_names(folder: Path, images: list[Path]) -> Callable[[str], Path]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path in images:
-        if path.resolve() == folder.resolve():
+        beside = path.parent if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir() else path
+        if os.path.realpath(beside) == os.path.realpath(folder):
             raise ValueError(
                 f"--map {folder} is a folder of pictures, where the maps would be taken for some; name another"
             )
-    taken = {path.resolve() for path in images}
+    taken = set()
 
     def place(name: str) -> Path:
         in_file = re.fullmatch(r"(.*)\.\w+\[(\d+)\]", Path(name).name)  # of HDF5
         stem, number = f"{in_file[1]}_{in_file[2]}" if in_file else Path(name).stem, 1
         path = folder / f"{stem}_map.png"
-        while path.resolve() in taken:
+        while path in taken:
             number += 1
             path = folder / f"{stem}_map_{number}.png"
-        taken.add(path.resolve())
+        taken.add(path)
         return path
 
     return place

@@ -20,7 +20,7 @@ from torch import Tensor
 from equilib import device, self_test
 from equilib.equivariance import run_model
 from equilib.hdf5 import PatchFileError
-from equilib.images import count_images, image_files, read_images
+from equilib.images import count_images, cure_of, image_files, passed_over, read_images
 from equilib.progress import bar
 from equilib.runtimes import DEFAULT, RUNTIMES
 
@@ -71,6 +71,8 @@ class Inputs:
         for path in self.paths:
             try:
                 yield from image_files(path)
+                if others := passed_over(path):
+                    self.refused.append(f"{path}: {len(others)} file(s) in it were not read: {cure_of(path)}")
             except PatchFileError as error:
                 self.refused.append(error)
 

@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 PIPE_CLOSED = 141  # as the shell reports a program that was ended by a reader that closed the pipe
 
 
 def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
-    """Run a command; returns its exit status (None counts as 0), or 141 where nobody reads its output any more."""
+    """Run a command; returns its exit status (None counts as 0), or 141 where nobody reads its output any more.
+
+    What a user can cause is one sentence and status 1 (:func:`equilib.__main__.explain`); a bug is raised.
+    """
+    if sys.stderr is None:  # closed, as under some daemons; print() would write to the output instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
     try:
         status = command(*arguments)
         if sys.stdout is not None:
@@ -23,6 +29,14 @@ def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         abandon_output()
         return PIPE_CLOSED
+    except Exception as error:
+        from equilib.__main__ import BUG, explain
+
+        words, failed = explain(error)
+        if failed == BUG:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr)
+        return failed
 
 
 def abandon_output() -> None:

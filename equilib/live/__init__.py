@@ -26,7 +26,7 @@ from equilib.contrasts import EPOCHS
 from equilib.fields import Group
 from equilib.notebooks import repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
-from equilib.results import shipped_int8, shipped_results
+from equilib.results import replaceable_folder, shipped_int8, shipped_results
 from equilib.study import shipped_run
 from equilib.synthetic import cache_root
 from equilib.tissue import draw_patch
@@ -41,6 +41,9 @@ START_PICTURE = "patches/tumour-5.png"
 SYNTHETIC = 4
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 NOT_SERVED = ("package.json", "package-lock.json", ".npmrc")
+
+
+MARKS = ("manifest.json", "sw.js")  # every page has them, so a folder with them may be replaced
 
 
 class LivePageError(RuntimeError):
@@ -60,9 +63,10 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
 
     Raises:
         LivePageError: npm is missing, or cannot bring the packages.
+        ValueError: the folder holds something else than an earlier page.
     """
+    output = replaceable_folder(output, MARKS)
     modules = node_modules()
-    output = Path(output)
     course = "../index.html"
     if notebooks is None:
         address = course = _address()

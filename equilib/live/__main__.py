@@ -15,7 +15,7 @@ from equilib.live import LivePageError, build
 def main(arguments: list[str] | None = None) -> int:
     """Build, then serve or measure; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m equilib.live", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="what is in it is replaced")
+    parser.add_argument("folder", type=Path, help="new, empty, or with an earlier page, which is replaced")
     parser.add_argument("--port", type=int, default=8000, help="of this machine (default 8000)")
     parser.add_argument(
         "--measure", action="store_true", help="print speed and size in headless Chromium instead of serving"
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(report(browser, folder))
         else:
             serve(folder, options.port)
-    except (LivePageError, OSError) as error:
+    except (LivePageError, OSError, ValueError) as error:
         print(f"equilib.live: {error}", file=sys.stderr)
         return 1
     return 0

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from equilib import live
 from equilib.notebooks import repository, watched_runs
+from equilib.results import replaceable_folder
 from equilib.widgets.explorer import FRAMES
 
 ROOT = Path(__file__).parents[2]
@@ -203,12 +204,15 @@ def build(paths: Iterable[Path], output: Path) -> None:
 
     Args:
         paths: of the notebooks.
-        output: folder of the site; its contents are replaced.
+        output: folder of the site: new, empty, or with an earlier site, which is replaced.
+
+    Raises:
+        ValueError: the folder holds something else.
     """
     import mkdocs.commands.build
     import mkdocs.config
 
-    paths, output = [Path(path) for path in paths], Path(output).resolve()
+    paths, output = [Path(path) for path in paths], replaceable_folder(output, ("index.html", "sitemap.xml"))
     names, address = {path.stem for path in paths}, repository(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         docs = Path(temporary) / "docs"

@@ -13,10 +13,16 @@ from equilib.site import build
 def main(arguments: list[str] | None = None) -> int:
     """Build the site; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m equilib.site", description=__doc__, allow_abbrev=False)
-    parser.add_argument("output", type=Path, help="folder of the site; what is in it is replaced")
+    parser.add_argument(
+        "output", type=Path, help="folder of the site: new, empty, or with an earlier site, which is replaced"
+    )
     parser.add_argument("notebooks", nargs="+", type=Path)
     options = parser.parse_args(arguments)
-    build(options.notebooks, options.output)
+    try:
+        build(options.notebooks, options.output)
+    except (OSError, ValueError) as error:
+        print(f"equilib.site: {error}", file=sys.stderr)
+        return 1
     print(f"the site is in {options.output}; serve it: python -m http.server --directory {options.output}")
     return 0
 

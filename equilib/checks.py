@@ -1,0 +1,52 @@
+"""Whether the values of a configuration are of the kinds that it says: a text or a fraction is refused where it is read.
+
+Python takes ``"no"`` for true and 2.5 for a number of epochs, and a training finds out hours later, or never.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import get_args, get_origin, get_type_hints
+
+WORDS = {bool: "True or False", int: "a whole number", float: "a finite number", str: "a text"}
+
+
+@lru_cache
+def _hints(of: type) -> dict[str, object]:
+    return get_type_hints(of)
+
+
+def check_kinds(config: object) -> None:
+    """Refuse a dataclass whose values are not of their kinds; fields that are dataclasses themselves are left to them.
+
+    Raises:
+        ValueError: names the first value that is of another kind.
+    """
+    for name, hint in _hints(type(config)).items():
+        value = getattr(config, name)
+        kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+        if value is None and len(kinds) < len(get_args(hint)):
+            continue
+        if get_origin(hint) is tuple:
+            wrong = not all(_is(entry, kinds[0]) for entry in value)
+            words = f"a row, each {WORDS[kinds[0]]}"
+        elif kinds[0] in WORDS:
+            wrong, words = not _is(value, kinds[0]), WORDS[kinds[0]]
+        else:
+            continue
+        if wrong:
+            raise ValueError(f"{name} must be {words}, got {value!r}")
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is bool:
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if kind is int:
+        return isinstance(value, Integral)
+    if kind is float:
+        return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, kind)
