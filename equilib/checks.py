@@ -43,10 +43,8 @@ def check_kinds(config: object) -> None:
 def _is(value: object, kind: type) -> bool:
     if kind is bool:
         return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    if kind is int:
-        return isinstance(value, Integral)
-    if kind is float:
+    if kind is float:  # older files have False and True where a share stands now
         return isinstance(value, Real) and math.isfinite(value)
+    if kind is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
     return isinstance(value, kind)

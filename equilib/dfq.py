@@ -400,12 +400,9 @@ def absorb_high_bias(network: fx.GraphModule, *, deviations: float = 3.0) -> tup
     A layer with zero padding is left alone: at the border W2 c would count pixels that were never shifted.
 
     Returns:
-        The new network and a report.
-
-    Raises:
-        ValueError: ``deviations`` is negative: then ReLUs would cut off what is moved.
+        The new network and a report; ValueError where ``deviations`` is negative, since ReLUs would cut off what moves.
     """
-    if not deviations >= 0:
+    if not deviations >= 0:  # NaN, too
         raise ValueError(f"deviations must not be negative, got {deviations}")
     network = own_copy(network)
     absorbed, skipped = {}, {}

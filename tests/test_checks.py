@@ -17,7 +17,7 @@ from equilib.runs import TrainConfig, load_network, save_checkpoint, shipped_che
     "of, name, value",
     [
         *((MobileNetConfig, name, "no") for name in ("band_limit", "antialias", "field_dropout", "allow_inexact")),
-        *((MobileNetConfig, "width", value) for value in (float("nan"), float("inf"), 1e300, 0, -1, "1", True)),
+        *((MobileNetConfig, "width", value) for value in (float("nan"), float("inf"), 1e300, 0, -1, "1")),
         *((MobileNetConfig, name, 1.5) for name in ("divisor", "classes", "input_size", "strided_padding")),
         (MobileNetConfig, "strided_padding", -1),
         (MobileNetConfig, "strides", (2, 1, 2, 2, 1, 1, 1, 1.0)),

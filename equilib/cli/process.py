@@ -20,7 +20,7 @@ def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
     What a user can cause is one sentence and status 1 (:func:`equilib.__main__.explain`); a bug is raised.
     """
     if sys.stderr is None:  # closed, as under some daemons; print() would write to the output instead
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
     try:
         status = command(*arguments)
         if sys.stdout is not None:
