@@ -214,7 +214,9 @@ def costs(runs: Sequence[Run], times: Mapping) -> Costs:
     return Costs(
         {
             "trainable parameters": {name: group[0].figures["parameters"] for name, group in trained.items()},
-            "multiply-accumulates": {name: group[0].figures["macs"] for name, group in trained.items()},
+            "multiply-accumulates [millions]": {
+                name: group[0].figures["macs"] / 1e6 for name, group in trained.items()
+            },
             f"ms a patch, INT8, {times['environment']['processor']}": timed,
         },
         {name: [AREA(run) for run in group] for name, group in trained.items()},

@@ -124,9 +124,10 @@ def test_a_network_is_drawn_at_its_cost_as_soon_as_it_has_a_run():
     assert both.note == "no time measured: grouped4" and both.conventional == {"conventional", "grouped4", "densenet"}
     assert all("D4_densenet" in row for row in both.costs.values())
     figure = figures.against_cost(both.costs, both.areas, both.conventional, "area", both.note)
-    texts = [{text.get_text() for text in ax.texts} for ax in figure.axes]
-    assert texts[0] == texts[1] == {"conventional", "grouped4", "D4_densenet", "densenet"}
-    assert texts[2] == texts[0] - {"grouped4"}
+    drawn = [{line.get_label(): line.get_marker() for line in ax.lines} for ax in figure.axes]
+    assert drawn[0] == drawn[1] and list(drawn[0]) == ["conventional", "grouped4", "D4_densenet", "densenet"]
+    assert len(set(drawn[0].values())) == 4 and set(drawn[2]) == set(drawn[0]) - {"grouped4"}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(drawn[0])
     assert both.note in figure.get_suptitle() and len(figure.axes) == 3
 
 

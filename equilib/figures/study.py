@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -186,22 +187,23 @@ def against_cost(
         label: of the measure.
         note: stands below the title: which networks are missing, and why.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    marks = dict(zip(values, itertools.cycle("osD^vPX*<>")))  # names beside the dots would lie on each other
     for ax, (cost, row) in zip(panels, costs.items()):
         for name, numbers in values.items():
-            if name not in row:
-                continue
-            style = STYLES["conventional" if name in conventional else "equivariant"]
-            ax.plot([row[name]] * len(numbers), numbers, linestyle="none", marker=style["marker"], color=style["color"])
-            ax.annotate(
-                name, (row[name], np.mean(numbers)), (0, 7), textcoords="offset points", ha="center", fontsize=8
-            )
-        wide = len(row) > 0 and max(row.values()) > 10 * min(row.values())
-        ax.set(
-            xlabel=cost, xscale="log" if wide else "linear"
-        )  # within a decade a logarithmic axis has no ticks to read
-        ax.margins(x=0.3, y=0.15)
+            if name in row:
+                color = STYLES["conventional" if name in conventional else "equivariant"]["color"]
+                ax.plot([row[name]] * len(numbers), numbers, ls="none", marker=marks[name], color=color, label=name)
+        ax.set_xlabel(cost)
+        if len(row) > 0 and max(row.values()) > 10 * min(row.values()):
+            ax.set_xscale("log")  # within a decade a logarithmic axis has no ticks to read
+            ax.margins(x=0.3, y=0.1)
+        else:
+            ax.margins(x=0.1, y=0.1)
+            ax.set_xlim(left=0)
+    handles = {handle.get_label(): handle for ax in panels for handle in ax.lines}
+    figure.legend(handles=[handles[name] for name in values if name in handles], loc="outside right center")
     panels[0].set_ylabel(label)
-    figure.suptitle("\n".join(filter(None, ("Every dot a run; orange: conventional networks", note))))
+    figure.suptitle("\n".join(filter(None, ("Every mark a run; orange: conventional networks", note))))
     return figure
