@@ -21,7 +21,7 @@ from runs import BATCH_SIZE, RESULTS, VALID_PATCHES
 from equilib.cli.process import until_closed
 from equilib.fields import Group
 from equilib.mobilenet import KINDS, MobileNetConfig
-from equilib.results import environment, read_results, write_json
+from equilib.results import environment, is_stored, read_results, write_json
 from equilib.training import TrainConfig, train
 from equilib.variant import Variant
 
@@ -110,7 +110,7 @@ def train_missing(chosen: Mapping[str, TrainConfig], data: str, folder: Path) ->
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, config in chosen.items():
         done = FOLDER / f"{name}.json"
-        if done.exists():
+        if is_stored(done):
             earlier = TrainConfig.from_dict(read_results(done)["config"])
             if replace(earlier, data=config.data) != config:
                 raise ValueError(f"{done} is of another configuration; move it away to train this one")
@@ -152,7 +152,7 @@ def main() -> None:
         parser.error("no run has such a name; `list` shows them all")
     if options.command == "list":
         for name in chosen:
-            print("done   " if (FOLDER / f"{name}.json").exists() else "missing", name)
+            print("done   " if is_stored(FOLDER / f"{name}.json") else "missing", name)
         return
     torch.set_num_threads(1)
     try:

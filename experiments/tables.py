@@ -15,7 +15,7 @@ import runs
 from equilib import confirmation, contrasts, marks, plan_tables, study, study_tables
 from equilib.experiment import table
 from equilib.progress import bar
-from equilib.results import markdown_table, read_results
+from equilib.results import markdown_table, read_results, results_files
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
 # Read by equilib.confirmation alone, and by it only when the plan says so.
@@ -221,7 +221,7 @@ def again_table() -> str:
 def search_table() -> str:
     """The runs of the search: the lowest validation loss, and the accuracy there."""
     lines = ["| run | epoch | validation loss | validation accuracy | training loss |", "|---|---:|---:|---:|---:|"]
-    for path in sorted((runs.RESULTS / "search").glob("*.json")):
+    for path in results_files(runs.RESULTS / "search"):
         contents = read_results(path)
         best = contents["history"][contents["best_epoch"] - 1]
         lines.append(
