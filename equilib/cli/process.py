@@ -33,7 +33,7 @@ def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
         from equilib.__main__ import BUG, explain
 
         words, failed = explain(error)
-        if failed == BUG:
+        if failed == BUG or "Traceback (most recent call last)" in str(error):  # of a notebook's cell
             raise
         print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr)
         return failed
