@@ -89,10 +89,7 @@ def main() -> None:
     if options.command == "tables":
         tables()
         return
-    try:
-        figures = {name: answers(name, options.data) for name in study.shipped_models()}
-    except (OSError, ValueError) as error:
-        sys.exit(f"records.py: {error}")
+    figures = {name: answers(name, options.data) for name in study.shipped_models()}
     one = {"environment": environment(), "networks": figures}
     print(markdown_table(rows([one])))
     if options.save:

@@ -7,7 +7,7 @@ A network that was trained on 8-bit RGB patches answers anything that has the sh
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,9 @@ def _image_files(path: Path) -> list[Path]:
         files = sorted(file for file in _listed(path) if file.suffix.lower() in IMAGE_SUFFIXES)
         files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
         if not files:
-            raise PatchFileError(f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); {cure_of(path)}")
+            raise PatchFileError(
+                f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); {cure_of(passed_over(path))}"
+            )
         return files
     if not path.exists():
         raise PatchFileError(f"{path} is missing")
@@ -65,9 +67,8 @@ def _image_files(path: Path) -> list[Path]:
     return [path]
 
 
-def cure_of(folder: Path) -> str:
-    """What to do about the files of a folder that are passed over."""
-    files = passed_over(folder)
+def cure_of(files: Sequence[Path]) -> str:
+    """What to do about files of a folder that are passed over (:func:`passed_over`)."""
     words = []
     for suffixes, cure in ((OTHER_SUFFIXES, "save {} and its like as PNG"), (HDF5_SUFFIXES, "name {} itself")):
         found = next((file for file in files if file.suffix.lower() in suffixes), None)

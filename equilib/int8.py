@@ -232,9 +232,8 @@ def quantize(
     Returns:
         A new network that simulates INT8 in floating point.
     """
-    copy = own_copy(network)  # first: what is no traced network is named there
+    network = own_copy(network)  # first: what is no traced network is named there
     ranges = shared_ranges(network, activation_ranges(network, input_range) if ranges is None else ranges)
-    network = copy
     pools = any(isinstance(module, nn.AvgPool2d) for module in network.modules())
     shapes = output_shapes(network) if pools else {}
     tie_rotated_copies(network)

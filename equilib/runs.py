@@ -13,7 +13,6 @@ import csv
 import hashlib
 import io
 import json
-import math
 import pickle
 import re
 import time
@@ -98,14 +97,14 @@ class TrainConfig:
                 "which are cropped to it; take a smaller one"
             )
         for name in ("seed", "weight_decay", "any_angle", "stain", "recalibrate"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.seed >= 2**63:
             raise ValueError(f"seed must be smaller than 2**63, got {self.seed}")
         if self.any_angle > 1:
             raise ValueError(f"any_angle must be a share between 0 and 1, got {self.any_angle}")
         for name in ("epochs", "batch_size", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
+            if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def to_dict(self) -> dict:
@@ -132,11 +131,8 @@ class TrainConfig:
             raise ValueError("no configuration of a run")
         try:
             return cls(**values | {"network": _architecture(**values["network"])})
-        except (
-            TypeError,
-            AttributeError,
-            OverflowError,
-        ) as error:  # an unknown name, or a text where a number should stand
+        # An unknown name, a text where a number should stand, or a number beyond all.
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"no configuration of this version ({error})") from error
 
 

@@ -187,7 +187,7 @@ def protects(every: Sequence[study.Run]) -> str:
 def rotation_table(every: Sequence[study.Run]) -> str:
     """What the claims on rotations count: these runs' record of equivariance, by group."""
     rows = []
-    for group in ("conventional", *sorted({_group(run) for run in every if run.variant.symmetric})):
+    for group in sorted(set(map(_group, every)) - {""}, key=lambda name: (not name.startswith("conventional"), name)):
         chosen = [run for run in every if _group(run) == group]
         rows.append(
             {

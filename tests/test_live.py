@@ -23,7 +23,7 @@ from equilib.equivariance import run_model
 from equilib.fields import rotate
 from equilib.live.measure import compressed
 from equilib.pcam import crop, normalize
-from equilib.results import shipped_int8, shipped_results
+from equilib.results import replaceable_folder, shipped_int8, shipped_results
 
 STRICT, CONVENTIONAL = live.START.values()
 SHIPPED = [name for name, entry in shipped_results("checkpoints").items() if "int8 sha256" in entry]
@@ -79,6 +79,10 @@ def folder(tmp_path_factory):
     if shutil.which("npm") is None and not os.environ.get("CI"):
         pytest.skip("no npm on this machine")
     return live.build(tmp_path_factory.mktemp("live") / "page")
+
+
+def test_a_page_can_be_built_again(folder):
+    assert (live.PAGE / "sw.js").is_file() and replaceable_folder(folder, live.MARKS) == folder
 
 
 @pytest.fixture(scope="module")

@@ -38,10 +38,6 @@ def test_what_was_made_so_before_may_be_replaced(tmp_path):
     results.replaceable_folder(tmp_path / "made", ["a", "b"])
 
 
-def test_every_live_page_has_what_it_is_known_by():
-    assert (live.PAGE / "sw.js").is_file(), "manifest.json is written beside it"
-
-
 def test_copies_for_students_take_the_place_of_nothing(tmp_path):
     source = tmp_path / "01.ipynb"
     source.write_bytes((COURSE / "01_feature_fields.ipynb").read_bytes())

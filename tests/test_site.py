@@ -10,6 +10,7 @@ from conftest import served
 from test_browser import ROOT, browser  # noqa: F401 (a fixture)
 
 from equilib import live, site
+from equilib.results import replaceable_folder
 
 NAMES = ("01_feature_fields", "02_steerable_filters")
 
@@ -53,6 +54,7 @@ def pages(tmp_path_factory):
         patch.setenv("EQUILIB_BUDGET", "smoke")
         site.build([ROOT / "notebooks" / f"{name}.ipynb" for name in NAMES], folder)
         assert "EQUILIB_FRAMES" not in os.environ
+    assert replaceable_folder(folder, site.MARKS) == folder.resolve(), "so that it can be built again"
     with served(folder) as address:
         yield address
 

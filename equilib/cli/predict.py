@@ -72,7 +72,7 @@ class Inputs:
             try:
                 yield from image_files(path)
                 if others := passed_over(path):
-                    self.refused.append(f"{path}: {len(others)} file(s) in it were not read: {cure_of(path)}")
+                    self.refused.append(f"{path}: {len(others)} file(s) in it were not read: {cure_of(others)}")
             except PatchFileError as error:
                 self.refused.append(error)
 

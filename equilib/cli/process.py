@@ -35,8 +35,14 @@ def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
         words, failed = explain(error)
         if failed == BUG or "Traceback (most recent call last)" in str(error):  # of a notebook's cell
             raise
-        print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr)
+        print(f"{_program()}: {words}", file=sys.stderr)
         return failed
+
+
+def _program() -> str:
+    """The name that a script was started by, ``grid.py``; of ``python -m equilib.site`` it is ``equilib.site``."""
+    path = Path(sys.argv[0])
+    return f"equilib.{path.parent.name}" if path.name == "__main__.py" else path.name
 
 
 def abandon_output() -> None:

@@ -43,7 +43,8 @@ RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 NOT_SERVED = ("package.json", "package-lock.json", ".npmrc")
 
 
-MARKS = ("manifest.json", "sw.js")  # every page has them, so a folder with them may be replaced
+# Every page has them, and no other page all of them, so a folder with them may be replaced.
+MARKS = ("manifest.json", "sw.js", "precache.js", "networks")
 
 
 class LivePageError(RuntimeError):

@@ -30,6 +30,7 @@ from equilib.results import replaceable_folder
 from equilib.widgets.explorer import FRAMES
 
 ROOT = Path(__file__).parents[2]
+MARKS = ("index.html", "sitemap.xml", "turning_field.gif")  # every site of this course has them
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.S)
 LIVE = "equilib/live/README.md"  # links to it lead to the page itself
 THEME = Path(__file__).parent / "theme"
@@ -212,7 +213,7 @@ def build(paths: Iterable[Path], output: Path) -> None:
     import mkdocs.commands.build
     import mkdocs.config
 
-    paths, output = [Path(path) for path in paths], replaceable_folder(output, ("index.html", "sitemap.xml"))
+    paths, output = [Path(path) for path in paths], replaceable_folder(output, MARKS)
     names, address = {path.stem for path in paths}, repository(ROOT)
     with tempfile.TemporaryDirectory() as temporary:
         docs = Path(temporary) / "docs"

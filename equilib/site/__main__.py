@@ -18,11 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("notebooks", nargs="+", type=Path)
     options = parser.parse_args(arguments)
-    try:
-        build(options.notebooks, options.output)
-    except (OSError, ValueError) as error:
-        print(f"equilib.site: {error}", file=sys.stderr)
-        return 1
+    build(options.notebooks, options.output)
     print(f"the site is in {options.output}; serve it: python -m http.server --directory {options.output}")
     return 0
 
