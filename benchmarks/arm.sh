@@ -17,10 +17,12 @@ cd "$folder"
 mkdir -p debs lists/partial cache/archives/partial site root/proc root/sys/devices/system/cpu
 : > status
 (cd debs && apt-get download qemu-user-static)
-arm="-o Dir::State=$folder -o Dir::State::lists=$folder/lists -o Dir::State::status=$folder/status -o Dir::Cache=$folder/cache
-    -o APT::Architecture=arm64 -o APT::Architectures=arm64"
-apt-get $arm update
-(cd debs && apt-get $arm download python3.11 python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 \
+apt_get_arm() {
+    apt-get -o "Dir::State=$folder" -o "Dir::State::lists=$folder/lists" -o "Dir::State::status=$folder/status" \
+        -o "Dir::Cache=$folder/cache" -o APT::Architecture=arm64 -o APT::Architectures=arm64 "$@"
+}
+apt_get_arm update
+(cd debs && apt_get_arm download python3.11 python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1 \
     libstdc++6 zlib1g libexpat1 libbz2-1.0 liblzma5 libffi8 libssl3 libsqlite3-0 libuuid1)
 dpkg -x debs/qemu-user-static_*.deb emulator
 cp emulator/usr/bin/qemu-aarch64-static .

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from equilib.hdf5 import PatchFileError, open_dataset, reading, wrong
@@ -101,7 +101,7 @@ def read_pictures(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
         path: as for :func:`read_images`.
 
     Yields:
-        A name and (height, width, 3) uint8.
+        A name and (height, width, 3) uint8, as a viewer shows it: turned where the file says so (EXIF).
 
     Raises:
         PatchFileError: names the file, or the picture in it, that cannot be read or is of another type.
@@ -174,6 +174,8 @@ def _read_image(path: Path, largest: int | None) -> np.ndarray:
         limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
         raise PatchFileError(f"{path} has more than {limit:.0f} million pixels; cut it into pieces") from error
     except UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            raise PatchFileError(f"{path} is empty (0 bytes); copy it again") from error
         raise PatchFileError(
             f"{path} is no image that can be read: no {', '.join(FORMATS)} begins like it; save an image of another format "
             "as PNG"
@@ -189,12 +191,21 @@ def _pixels(image: Image.Image) -> np.ndarray:
     bits = getattr(image, "tag_v2", {}).get(258, (8,))  # BitsPerSample of a TIFF
     deep = image.mode.startswith(("I", "F")) or any(";16" in raw for raw in stored) or max(bits) > 8
     image.load()
+    image = _upright(image)
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     values = np.asarray(image)
     return values.astype(np.uint16) if deep and values.dtype.kind != "f" else values
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As every viewer shows it: a camera may store a picture lying down and its orientation beside it (EXIF)."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged metadata raises what it likes; a viewer then shows the picture as it is stored
+        return image
 
 
 def check_rgb(values: np.ndarray, name: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from equilib.hdf5 import PatchFileError
-from equilib.images import check_rgb, image_files, read_images
+from equilib.images import check_rgb, image_files, read_images, read_pictures
 from equilib.pcam import crop, normalize
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
@@ -49,6 +49,27 @@ def test_what_holds_the_same_colours_is_read(tmp_path):
     assert torch.equal(read(tmp_path / "palette.png"), expected)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_a_picture_lies_as_a_viewer_shows_it(tmp_path, suffix):
+    """Stored turned by 90 degrees, with EXIF's word for it (6, 3, 8): upright in every format, to the bit."""
+    exif = Image.Exif()
+    for orientation, turns in ((1, 0), (6, 1), (3, 2), (8, 3)):
+        exif[0x0112] = orientation
+        stored = np.ascontiguousarray(np.rot90(PIXELS, turns))
+        Image.fromarray(stored).save(tmp_path / f"turned.{suffix}", exif=exif)
+        Image.fromarray(stored).save(tmp_path / f"plain.{suffix}")
+        (_, found), (_, plain) = (
+            pair for name in ("turned", "plain") for pair in read_pictures(tmp_path / f"{name}.{suffix}")
+        )
+        assert np.array_equal(found, np.rot90(plain, -turns))
+        assert suffix == "jpg" or np.array_equal(found, PIXELS)
+
+
+def test_damaged_metadata_leave_a_picture_as_it_is_stored(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0")
+    assert torch.equal(read(tmp_path / "a.png"), EXPECTED)
+
+
 def deep_rgb_png(path):
     """16 bits a channel; Pillow reads such files as 8 bits, but does not write them."""
     import struct
@@ -87,7 +108,7 @@ def as_mode(mode):
         ("print.jpg", as_mode("CMYK"), ["CMYK", "RGB"]),
         ("pages.tif", pages, ["2 pictures"]),
         ("slide.png", lambda path: Image.new("RGB", (3000, 2000)).save(path), ["2000 x 3000", "cut the image"]),
-        ("empty.png", lambda path: path.touch(), ["no image"]),
+        ("empty.png", lambda path: path.touch(), ["0 bytes", "copy it again"]),
         ("page.jpg", lambda path: path.write_text("<html>"), ["no image"]),
         (
             "drawing.png",
