@@ -88,8 +88,8 @@ class MobileNetConfig:
     allow_inexact: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "strides", tuple(self.strides))
         check_kinds(self)
+        object.__setattr__(self, "strides", tuple(self.strides))
         symmetry = Group.parse(self.group)
         if self.divisor is None:
             object.__setattr__(self, "divisor", symmetry.order)

@@ -6,6 +6,7 @@ Python takes ``"no"`` for true and 2.5 for a number of epochs, and a training fi
 from __future__ import annotations
 
 import math
+from dataclasses import is_dataclass
 from functools import lru_cache
 from numbers import Integral, Real
 from typing import get_args, get_origin, get_type_hints
@@ -19,7 +20,7 @@ def _hints(of: type) -> dict[str, object]:
 
 
 def check_kinds(config: object) -> None:
-    """Refuse a dataclass whose values are not of their kinds; fields that are dataclasses themselves are left to them.
+    """Refuse a dataclass whose values are not of their kinds; what is in a dataclass of its own is left to that one.
 
     Raises:
         ValueError: names the first value that is of another kind.
@@ -30,10 +31,12 @@ def check_kinds(config: object) -> None:
         if value is None and len(kinds) < len(get_args(hint)):
             continue
         if get_origin(hint) is tuple:
-            wrong = not all(_is(entry, kinds[0]) for entry in value)
+            wrong = not isinstance(value, (tuple, list)) or not all(_is(entry, kinds[0]) for entry in value)
             words = f"a row, each {WORDS[kinds[0]]}"
         elif kinds[0] in WORDS:
             wrong, words = not _is(value, kinds[0]), WORDS[kinds[0]]
+        elif all(map(is_dataclass, kinds)):
+            wrong, words = not isinstance(value, tuple(kinds)), "a " + " or ".join(kind.__name__ for kind in kinds)
         else:
             continue
         if wrong:

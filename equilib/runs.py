@@ -83,7 +83,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "data", str(self.data))
+        if isinstance(self.data, Path):
+            object.__setattr__(self, "data", str(self.data))
         check_kinds(self)
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
