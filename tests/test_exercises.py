@@ -1,5 +1,7 @@
 """Self-checks of the exercises: they pass what is right, the folded solutions too, and say what is wrong."""
 
+from functools import partial
+
 import nbformat
 import numpy as np
 import pytest
@@ -25,6 +27,10 @@ ANSWERS = {
             lambda f, g: f.mean((-2, -1)),
             lambda f, g: f.unflatten(1, (-1, g))[:, :, 0].mean((-2, -1)),
             lambda f, g: torch.zeros(len(f), f.shape[1] // g),
+            lambda f, g: f.unflatten(1, (-1, g)).mean((2, 3, 4)),
+            lambda f, g: f.mean((1, 2, 3))[:, None].expand(-1, f.shape[1] // g) ** 2,
+            lambda f, g: f.unflatten(1, (-1, g)).amax((0, 2, 3, 4)).expand(len(f), -1),
+            lambda f, g: f.unflatten(1, (-1, 4)).amax((2, 3, 4)),
             raises,
         ],
     ),
@@ -47,7 +53,12 @@ ANSWERS |= {
     exercises.check_int8_size: (lambda w, b: w + 4 * b, [lambda w, b: w + b, lambda w, b: 4 * (w + b)]),
     exercises.check_requantize: (
         lambda a, x, w, y, z: min(max(round(a * x * w / y) + z, 0), 255),
-        [lambda a, x, w, y, z: round(a * x * w / y) + z, lambda a, x, w, y, z: min(max(round(a * x * w / y), 0), 255)],
+        [
+            lambda a, x, w, y, z: round(a * x * w / y) + z,
+            lambda a, x, w, y, z: min(max(round(a * x * w / y), 0), 255),
+            lambda a, x, w, y, z: min(max(a * x * w / y + z, 0), 255),
+            lambda a, x, w, y, z: min(max(int(a * x * w / y) + z, 0), 255),
+        ],
     ),
     exercises.check_orbits: (
         lambda n: [[s + k * n // 4 for k in range(4)] for s in range(n // 4)],
@@ -60,11 +71,12 @@ def turned_field(field, r):
     return torch.rot90(field, r, (-2, -1)).unflatten(1, (-1, 4)).roll(r, 2).flatten(1, 2)
 
 
-def commutes_always(network, action, picture):
+def commutes_at(turns, network, action, picture):
     field = network(picture)
-    return all(
-        torch.allclose(network(torch.rot90(picture, r, (-2, -1))), action(field, r), atol=1e-5) for r in range(4)
-    )
+    return all(torch.allclose(network(torch.rot90(picture, r, (-2, -1))), action(field, r), atol=1e-5) for r in turns)
+
+
+commutes_always = partial(commutes_at, range(4))
 
 
 def phases(samples, frequencies, coefficients, order, sign=-1):
@@ -96,7 +108,7 @@ ANSWERS |= {
         [
             lambda n, a, p: True,
             lambda n, a, p: torch.allclose(a(a(n(p), 1), 1), a(n(p), 2)),
-            lambda n, a, p: torch.allclose(n(torch.rot90(p, 1, (-2, -1))), a(n(p), 1), atol=1e-5),
+            *(partial(commutes_at, turns) for turns in ([1], [2], [3], [1, 3], [1, 2])),
         ],
     ),
     exercises.check_field_norm: (
@@ -106,6 +118,7 @@ ANSWERS |= {
             lambda f, g: normalized_fields(f, f.shape[1]),
             lambda f, g: f - f.mean(),
             lambda f, g: normalized_fields(f, g) / 2,
+            lambda f, g: torch.nn.functional.group_norm(f, f.shape[1] // g),
             lambda f, g: f.unflatten(1, (-1, g)),
             raises,
         ],
@@ -286,3 +299,19 @@ def test_folded_solutions_pass_their_self_checks(path, capsys):
         namespace = {}
         exec(code, namespace)
         assert getattr(exercises, check)(namespace[argument]), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "check, answer",
+    [
+        (exercises.check_invariant, lambda f, g: f.unflatten(1, (-1, g)).amax((2, 3, 4))),
+        (exercises.check_invariant, lambda f, g: f.unflatten(1, (-1, g)).square().mean((2, 3, 4))),
+        (exercises.check_depthwise, lambda *given: phases(*given).real.flatten(0, 1)[:, None].float()),
+        (exercises.check_eight_settings, np.array([1, 0, 1, 0, 1, 1, 0, 1])),
+        (exercises.check_why_twelve, "b."),
+        (exercises.check_crop, " C) "),
+        (exercises.check_requantize, lambda a, x, w, y, z: np.clip(np.rint(a * x * w / y) + z, 0, 255)),
+    ],
+)
+def test_other_right_answers_are_right(capsys, check, answer):
+    assert check(answer), capsys.readouterr().out

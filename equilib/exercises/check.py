@@ -22,7 +22,7 @@ def answered(value):
 
 def one_letter(answer, right: str, hints: dict[str, str]) -> None:
     """Raise the hint of a wrong letter; those that may be chosen are the right one and those with a hint."""
-    letter = str(answer).strip().lower()
+    letter = str(answer).strip(" .()\"'").lower()
     if letter in hints:
         raise Hint(hints[letter])
     if letter != right:

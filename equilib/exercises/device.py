@@ -23,15 +23,20 @@ def check_requantize(answer) -> str:
     for numbers in (
         (1000, 0.02, 0.001, 0.05, 0),
         (1000, 0.02, 0.001, 0.05, 10),
+        (1000, 0.02, 0.002, 0.05, 10),
         (-90000, 0.02, 0.001, 0.05, 10),
         (10**6, 0.02, 0.01, 0.05, 3),
     ):
         accumulator, x, w, y, zero = numbers
         right = min(max(round(accumulator * x * w / y) + zero, 0), 255)
-        given = int(answered(answer(*numbers)))
+        given = answered(answer(*numbers))
+        if given != int(given):
+            raise Hint(
+                f"For {numbers} you say {given}. An integer comes out: round the quotient, then add the zero point."
+            )
         if given != right:
             outside = " An unsigned byte ends at 0 and 255." if right in (0, 255) else ""
-            raise Hint(f"For {numbers} the integer is {right}, not {given}.{outside}")
+            raise Hint(f"For {numbers} the integer is {right}, not {int(given)}.{outside}")
     return "The clipping at 0 is the ReLU, for free, when the zero point is 0."
 
 

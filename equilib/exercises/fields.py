@@ -51,15 +51,15 @@ def check_commutes(answer) -> str:
     def network(x):
         return torch.nn.functional.conv2d(x, bank).relu()
 
-    def only_half(field, r):
-        return rotate_field(field, "C4", r) if r != 3 else field
+    def wrong_at(turns):
+        return lambda field, r: rotate_field(field, "C4", r) if r != turns else field
 
     picture = _random(1, 1, 9, 9)
     suspects = {
         "the right action": (lambda f, r: rotate_field(f, "C4", r), True),
         "an action that turns pixels but not channels": (lambda f, r: torch.rot90(f, r, (-2, -1)), False),
         "an action that shifts channels but turns no pixels": (lambda f, r: f.roll(r, 1), False),
-        "an action that is right for 90° and 180° and wrong for 270°": (only_half, False),
+        **{f"an action that is wrong for {90 * r}° only": (wrong_at(r), False) for r in (3, 2, 1)},
     }
     for words, (action, right) in suspects.items():
         given = answered(answer(network, action, picture))
@@ -94,7 +94,10 @@ def check_field_norm(answer) -> str:
             raise Hint("Each channel is normalized by itself. The channels of a field must share mean and variance.")
         if torch.allclose(result, by_groups(field, channels), atol=1e-2):
             raise Hint("All fields share one mean and one variance. Each field has its own.")
-        means = result.unflatten(1, (-1, order)).mean((0, 2, 3, 4))
+        means = result.unflatten(1, (-1, order)).mean((2, 3, 4))
+        if means.abs().max() < 1e-3:
+            raise Hint("Each picture is normalized by itself. The pictures of a batch share one mean and one variance.")
+        means = means.mean(0)
         if means.abs().max() > 1e-3:
             raise Hint(f"The mean of the first field is {means[0]:.2f}; it must be 0.")
         raise Hint("The means are right, the spreads are not: divide by the root of variance + 1e-5, per field.")

@@ -59,7 +59,7 @@ def check_depthwise(answer) -> str:
         if result.is_complex():
             raise Hint("The filters are complex. Weights are the real part.")
         result = result.to(right)
-        if torch.allclose(result, right):
+        if torch.allclose(result, right, atol=1e-5):  # single precision will do
             continue
         backwards = right.unflatten(0, (3, order)).flip(1).roll(1, 1).flatten(0, 1)
         if torch.allclose(result, backwards):

@@ -22,7 +22,7 @@ SETTINGS = (
 def check_eight_settings(answer) -> str:
     """Eight booleans: is each of SETTINGS exact?"""
     given = [answered(value) for value in answer]
-    if any(not isinstance(value, bool) for value in given):
+    if any(isinstance(value, str) or value not in (0, 1) for value in given):
         raise Hint("Answer with True and False, without quotes.")
     if len(given) != len(SETTINGS):
         raise Hint(f"Give {len(SETTINGS)} answers, one for each setting; you gave {len(given)}.")

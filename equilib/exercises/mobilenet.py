@@ -66,4 +66,18 @@ def check_invariant(answer) -> str:
             )
     if torch.allclose(result, torch.zeros_like(result)) or torch.allclose(answer(field * 2 + 1, 4), result):
         raise Hint("It is invariant, but it does not depend on the field.")
+    if torch.allclose(result, field.unflatten(1, (-1, 4)).mean((2, 3, 4)), atol=1e-5):
+        raise Hint("That is the network's own, the mean; find another one.")
+    other = field.clone()
+    other[0, 4:8] = 3 * other[0, 4:8] + 1  # the second field of the first picture
+    moved = ~torch.isclose(answer(other, 4), result, atol=1e-5)
+    if not moved[0, 1]:
+        raise Hint("The second field of a picture changes, and its number does not.")
+    if moved.sum() > 1:
+        raise Hint("One field of one picture changes, and other numbers change too. Each field has its own number.")
+    twelve = torch.randn(2, 24, 7, 7, generator=torch.Generator().manual_seed(1))
+    if tuple(answer(twelve, 12).shape) != (2, 2):
+        raise Hint("For order 12 and 24 channels there are two fields, so the result has shape (2, 2). Use `order`.")
+    if not torch.allclose(answer(rotate_field(twelve, "C12", 3), 12), answer(twelve, 12), atol=1e-5):
+        raise Hint("With fields of order 12 it changes under a rotation by 90°. Pool over all `order` channels.")
     return "Invariant under all four rotations, and it still sees the field."
