@@ -102,7 +102,11 @@ class Stage:
             )
         return (
             f"{self.name}: ({self.size} + 2*{w.padding} - {w.dilation}*({w.kernel} - 1) - 1) mod {w.stride} = {left}"
-            + ("" if self.exact else f", so {left} row(s) and column(s) at one side only are never a last window")
+            + (
+                ""
+                if self.exact
+                else f", so {left} row(s) and column(s) are left over at the far side, and none at the near side"
+            )
         )
 
 

@@ -114,7 +114,7 @@ def test_repairing_paddings_repair_and_nothing_else_does():
 
 def test_explanations_name_numbers():
     broken, one_sided = trace_stages(96, [("stem", Window(3, 2, 1)), ("next", Window(3, 2, 0, 1, 1))])
-    assert "stem: (96 + 2*1" in broken.explain() and "never a last window" in broken.explain()
+    assert "stem: (96 + 2*1" in broken.explain() and "left over at the far side" in broken.explain()
     assert "after minus before is 1" in one_sided.explain() and "not symmetric" in one_sided.explain()
 
 

@@ -60,7 +60,7 @@ def check_resnet_stem(answer) -> str:
 @self_check
 def check_five_stages(answer) -> str:
     """All sizes from 60 to 140 that stay exact through five 3x3 convolutions with stride 2 and padding 1."""
-    windows = [(f"stride {i}", Window(3, 2, 1)) for i in range(1, 6)]
+    windows = [(f"stage {i}", Window(3, 2, 1)) for i in range(1, 6)]
     right = {n for n in range(60, 141) if all(stage.exact for stage in trace_stages(n, windows))}
     given = {int(answered(n)) for n in answer}
     for n in sorted(given - right):
@@ -89,7 +89,7 @@ def check_one_sided(answer) -> str:
                         f"{size} pixels, kernel {kernel}, stride {stride}, padding ({before}, {after}) ({side}): it is "
                         f"{'exact' if right else 'broken'}. The first centre and the last must be equally far from the middle."
                     )
-    return "(n + before + after - (k - 1) - 1) mod s = after - before. For odd kernels at stride 2, padding (0, 1) breaks even grids and keeps odd ones."
+    return "(n + before + after - (k - 1) - 1) mod s = after - before. A 3x3 window with stride 3 and padding (0, 2) is exact on grids divisible by 3."
 
 
 @self_check

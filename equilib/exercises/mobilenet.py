@@ -11,7 +11,7 @@ from equilib.grids import Window, trace_stages
 @self_check
 def check_input_sizes(answer) -> str:
     """Notebook 04: all sizes from 90 to 110 that stay exact through three 3x3 convolutions, stride 2, no padding."""
-    windows = [(f"stride {i}", Window(3, 2)) for i in (1, 2, 3)]
+    windows = [(f"stage {i}", Window(3, 2)) for i in (1, 2, 3)]
     right = {n for n in range(90, 111) if all(stage.exact for stage in trace_stages(n, windows))}
     given = {int(answered(n)) for n in answer}
     for n in sorted(given - right):
