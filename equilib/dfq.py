@@ -99,7 +99,7 @@ def find_pairs(network: fx.GraphModule) -> list[Pair]:
         second = module_of(network, follower)
         if not isinstance(second, LAYERS) or not _on_channel_axis(second, shapes.get(last.name)):
             continue
-        if len(outgoing_ranges(first)) == in_channels(second) * size:
+        if len(ranges_by_output(first)) == in_channels(second) * size:
             pairs.append(Pair(node.target, follower.target, size, relu))
     return pairs
 
@@ -124,13 +124,13 @@ def _lets_scales_through(network: fx.GraphModule, node: fx.Node, before, shapes:
     return pools or isinstance(module, ELEMENTWISE) or is_relu(network, node)
 
 
-def outgoing_ranges(layer: nn.Module) -> Tensor:
-    """r1: the largest absolute weight of each output channel, (out_channels,)."""
+def ranges_by_output(layer: nn.Module) -> Tensor:
+    """r1 of section 4.1, over the weights that make a channel (W1, row i): one for each output channel, (out_channels,)."""
     return layer.weight.detach().abs().flatten(1).amax(1)
 
 
-def incoming_ranges(layer: nn.Module) -> Tensor:
-    """r2: the largest absolute weight that each input channel meets, (in_channels,)."""
+def ranges_by_input(layer: nn.Module) -> Tensor:
+    """r2 of section 4.1, over the weights that read a channel (W2, column i): one for each input channel, (in_channels,)."""
     weight = layer.weight.detach().abs().flatten(2) if layer.weight.ndim > 2 else layer.weight.detach().abs()[..., None]
     groups = getattr(layer, "groups", 1)
     grouped = weight.unflatten(0, (groups, -1))  # (groups, out / groups, in / groups, taps)
@@ -176,7 +176,7 @@ class EqualizationReport:
 
     Attributes:
         scales: for each pair that was rescaled, the scale S of its channels in all sweeps together: W1 / S, W2 S.
-        before, after: for each layer's name, its ``outgoing_ranges``.
+        before, after: for each layer's name, its ``ranges_by_output``.
         sweeps: how often all pairs were visited.
         change: the largest |log scale| of the last sweep; 0 means converged.
         bounded: for each pair with such channels, those (by number) whose scale is bounded by the activation that it
@@ -273,7 +273,7 @@ def equalize(
     equalized = own_copy(network, torch.float64)
     find_input_shape(equalized)
     pairs = tuple(find_pairs(equalized))
-    before = {name: outgoing_ranges(layer) for name, layer in called_layers(equalized)}
+    before = {name: ranges_by_output(layer) for name, layer in called_layers(equalized)}
     scales: dict[Pair, Tensor] = {}
     bounds: dict[Pair, _Bound] = {}
     change, done = float("inf") if pairs else 0.0, 0
@@ -295,7 +295,7 @@ def equalize(
         bounds |= found
     bounded = {pair: _channels(bound, scales[pair]) for pair, bound in bounds.items()}
     equalized = _verified(network, equalized, "equalization")
-    after = {name: outgoing_ranges(layer) for name, layer in called_layers(equalized)}
+    after = {name: ranges_by_output(layer) for name, layer in called_layers(equalized)}
     return equalized, EqualizationReport(scales, before, after, done, change, bounded)
 
 
@@ -315,7 +315,7 @@ class _Bound:
 def _pair_scale(network: fx.GraphModule, pair: Pair, per_field: bool, bound: _Bound | None) -> Tensor:
     first = network.get_submodule(pair.first)
     size = _field_size(first, pair, per_field)
-    r1 = outgoing_ranges(first).unflatten(0, (-1, size)).amax(1)
+    r1 = ranges_by_output(first).unflatten(0, (-1, size)).amax(1)
     if bound is not None:
         r1 = torch.where(bound.fields, _reach(first, pair, size) * bound.unit, r1)
     r2 = _met(network, pair, size)
@@ -327,7 +327,7 @@ def _pair_scale(network: fx.GraphModule, pair: Pair, per_field: bool, bound: _Bo
 
 def _met(network: fx.GraphModule, pair: Pair, size: int) -> Tensor:
     """The largest absolute weight that each field of ``size`` channels meets in the second layer."""
-    ranges = incoming_ranges(network.get_submodule(pair.second))
+    ranges = ranges_by_input(network.get_submodule(pair.second))
     return ranges.unflatten(0, (-1, size // pair.field_size)).amax(1)
 
 
@@ -439,8 +439,8 @@ def chain_fixed_point(*ranges: Tensor) -> Tensor:
     """Where equalization of a chain 1x1 -> depthwise -> ... -> 1x1 ends: the geometric mean of its ranges.
 
     Args:
-        ranges: (channels,) for each layer: the outgoing ranges of the first, those of the depthwise ones (each has one
-            input and one output channel, so one range), the incoming ranges of the last.
+        ranges: (channels,) for each layer: those by output of the first, those of the depthwise ones (each has one
+            input and one output channel, so one range), those by input of the last.
 
     Returns:
         (channels,): the range that all the layers of the chain have, channel by channel, when nothing moves any more.

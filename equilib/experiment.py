@@ -279,7 +279,7 @@ def range_spread(network: nn.Module) -> dict[str, float]:
     spreads = {}
     for name, layer in network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            ranges = dfq.outgoing_ranges(layer)
+            ranges = dfq.ranges_by_output(layer)
             spreads[name] = (ranges.max() / ranges.min()).item() if ranges.min() > 0 else 0.0
     return spreads
 

@@ -118,7 +118,7 @@ def test_equalization_and_the_split_keep_the_function(model, images):
         first, second = (equalized.get_submodule(name) for name in (pair.first, pair.second))
         assert pair.first.endswith("norm_affine") and pair.relu
         if not report.bounded.get(pair):
-            assert torch.allclose(dfq.outgoing_ranges(first), dfq.incoming_ranges(second), rtol=1e-6)
+            assert torch.allclose(dfq.ranges_by_output(first), dfq.ranges_by_input(second), rtol=1e-6)
 
 
 def test_ranges_without_data_hold_the_activations(model, images):

@@ -40,8 +40,8 @@ def test_equalization_preserves_the_function(network, tissue, per_field):
     if not per_field:
         for pair in report.pairs:
             if not pair.through_maximum:
-                r1 = dfq.outgoing_ranges(equalized.get_submodule(pair.first))
-                r2 = dfq.incoming_ranges(equalized.get_submodule(pair.second))
+                r1 = dfq.ranges_by_output(equalized.get_submodule(pair.first))
+                r2 = dfq.ranges_by_input(equalized.get_submodule(pair.second))
                 assert torch.allclose(r1, r2, rtol=1e-6)
 
 
@@ -55,14 +55,14 @@ def test_the_closed_form_of_a_chain():
         for layer in (chain[0], chain[2], chain[4]):
             scale = torch.exp(2 * torch.randn(layer.weight.shape[0], generator=generator, dtype=torch.float64))
             layer.weight.mul_(scale.view(-1, 1, 1, 1))
-    r1, r2, r3 = dfq.outgoing_ranges(chain[0]), dfq.outgoing_ranges(chain[2]), dfq.incoming_ranges(chain[4])
+    r1, r2, r3 = dfq.ranges_by_output(chain[0]), dfq.ranges_by_output(chain[2]), dfq.ranges_by_input(chain[4])
     equalized, _ = dfq.equalize(dfq.trace(chain))
     expected = (r1 * r2 * r3) ** (1 / 3)
     assert torch.allclose(dfq.chain_fixed_point(r1, r2, r3), expected)
     for ranges in (
-        dfq.outgoing_ranges(equalized.get_submodule("0")),
-        dfq.outgoing_ranges(equalized.get_submodule("2")),
-        dfq.incoming_ranges(equalized.get_submodule("4")),
+        dfq.ranges_by_output(equalized.get_submodule("0")),
+        dfq.ranges_by_output(equalized.get_submodule("2")),
+        dfq.ranges_by_input(equalized.get_submodule("4")),
     ):
         assert torch.allclose(ranges, expected, rtol=1e-8)
 
@@ -84,7 +84,7 @@ def test_grouped_convolution_is_the_same_layer_written_as_dense():
     with torch.no_grad():
         dense.weight.zero_(), dense.bias.copy_(grouped.bias)
         dense.weight[:2, :3], dense.weight[2:, 3:] = grouped.weight[:2], grouped.weight[2:]
-    assert torch.equal(dfq.incoming_ranges(grouped), dfq.incoming_ranges(dense))
+    assert torch.equal(dfq.ranges_by_input(grouped), dfq.ranges_by_input(dense))
     constant = torch.rand(6, dtype=torch.float64)
     assert torch.allclose(response_to_constant(grouped, constant), response_to_constant(dense, constant))
     scale = torch.rand(6, dtype=torch.float64) + 0.5
@@ -102,7 +102,7 @@ def test_scales_per_field_are_constant_within_fields_and_commute(tissue):
         spreads = []
         for name, module in equalized.named_modules():
             if name.endswith("depthwise.conv"):
-                ratio = dfq.outgoing_ranges(module) / dfq.outgoing_ranges(folded.get_submodule(name))
+                ratio = dfq.ranges_by_output(module) / dfq.ranges_by_output(folded.get_submodule(name))
                 ratio = ratio.unflatten(0, (-1, 12))
                 spreads.append((ratio.amax(1) / ratio.amin(1)).max().item())
         assert (max(spreads) < 1 + 1e-9) == per_field
@@ -320,7 +320,7 @@ def test_equalized_is_never_worse_than_naive(name, drawn):
 def test_a_network_that_naive_rounding_harms_is_repaired(drawn):
     """Notebook 05's: in its widest depthwise layer the typical channel lies below one step of the layer."""
     folded = dfq.fold_batch_norm(exported(shipped_network("pcam_conventional_w0.35_m24_20000_seed1")))
-    ranges = dfq.outgoing_ranges(folded.get_submodule("features.block17.depthwise.conv"))
+    ranges = dfq.ranges_by_output(folded.get_submodule("features.block17.depthwise.conv"))
     assert ranges.median() < ranges.max() / 127
     reference = run_model(folded, drawn)
     naive, repaired = (

@@ -89,17 +89,17 @@ def test_tied_scales_make_the_largest_ranges_of_each_field_equal():
     after, report = dfq.equalize(before, per_field=True)
     for pair in report.scales:
         first, second = after.get_submodule(pair.first), after.get_submodule(pair.second)
-        out, into = dfq.outgoing_ranges(first).unflatten(0, (-1, 4)), dfq.incoming_ranges(second).unflatten(0, (-1, 4))
+        out, into = dfq.ranges_by_output(first).unflatten(0, (-1, 4)), dfq.ranges_by_input(second).unflatten(0, (-1, 4))
         assert torch.allclose(out.amax(1), into.amax(1), rtol=1e-6)
 
 
 def test_ranges_are_largest_absolute_weights():
     conv = nn.Conv2d(2, 2, (1, 2), bias=False)
     conv.weight.data = torch.tensor([[1.0, -5.0, 2.0, 0.0], [0.5, 0.5, -3.0, 1.0]]).view(2, 2, 1, 2)
-    assert dfq.outgoing_ranges(conv).tolist() == [5, 3] and dfq.incoming_ranges(conv).tolist() == [5, 3]
+    assert dfq.ranges_by_output(conv).tolist() == [5, 3] and dfq.ranges_by_input(conv).tolist() == [5, 3]
     linear = nn.Linear(3, 2, bias=False)
     linear.weight.data = torch.tensor([[1.0, -5.0, 2.0], [-4.0, 0.5, 0.0]])
-    assert dfq.outgoing_ranges(linear).tolist() == [5, 4] and dfq.incoming_ranges(linear).tolist() == [4, 5, 2]
+    assert dfq.ranges_by_output(linear).tolist() == [5, 4] and dfq.ranges_by_input(linear).tolist() == [4, 5, 2]
 
 
 def test_only_high_biases_are_absorbed_and_statistics_keep_up():

@@ -96,14 +96,15 @@ def accuracy_against_latency(points: Sequence[Measured], *, title: str) -> Figur
         ax.errorbar(
             fastest.milliseconds, 100 * fastest.accuracy, 100 * fastest.error, color=colours[name], capsize=3, zorder=0
         )
-    ax.set(title=title, xlabel="milliseconds a patch, one thread", ylabel="accuracy, %", xscale="log")
+    ax.set(title=title, xlabel="milliseconds a patch, one thread", ylabel="accuracy [%]", xscale="log")
     ax.grid(alpha=0.3, which="both")
     handles = [Line2D([], [], color=colours[name], linewidth=4, label=name) for name in networks]
     handles += [Line2D([], [], color=GREY, marker=markers[name], linestyle="", label=name) for name in runtimes]
     handles += [
         Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor=face, label=name)
-        for name, face in (("INT8", GREY), ("FP32", "white"))
+        for name, face in (("INT8: filled", GREY), ("FP32: open", "white"))
     ]
+    handles.append(Line2D([], [], color=GREY, marker="|", markersize=12, linestyle="", label="± one standard error"))
     ax.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

@@ -19,14 +19,14 @@ def channel_ranges(
         before, after: for each layer, (channels,).
         field_size: draw a line between the fields of so many channels.
     """
-    figure = Figure(figsize=(9, 1.4 + 1.5 * len(names)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 1.5 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for ax, name, old, new in zip(axes, names, before, after):
         channels = np.arange(len(old))
         ax.plot(channels, old, label="before", color="#D55E00", marker="s", linestyle="none", markersize=4)
         ax.plot(channels, new, label="after", color="#0072B2", marker="o", linestyle="none", markersize=4)
-        ax.axhline(old.max(), color="#D55E00", linewidth=1, linestyle="--")
-        ax.axhline(new.max(), color="#0072B2", linewidth=1)
+        ax.axhline(old.max(), color="#D55E00", linewidth=1, linestyle="--", label="largest before: sets the step")
+        ax.axhline(new.max(), color="#0072B2", linewidth=1, label="largest after")
         if field_size:
             for edge in np.arange(field_size, len(old), field_size):
                 ax.axvline(edge - 0.5, color="#cccccc", linewidth=0.6)
@@ -34,7 +34,8 @@ def channel_ranges(
         spread_before, spread_after = (f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}" for ratio in ratios)
         ax.set_title(f"{name}: largest over smallest range {spread_before} before, {spread_after} after", fontsize=10)
         ax.set(ylabel="range of weights", yscale="log", xlabel="output channel")
-    axes[0].legend(fontsize=8, loc="upper right", ncols=2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -68,7 +69,7 @@ def weights_on_grid(weights: np.ndarray, step: float, channel: np.ndarray, *, ti
     span = max(np.abs(channel).max() * 1.3, 2 * step)
     levels = step * np.arange(-np.floor(span / step), np.floor(span / step) + 1)
     if len(levels) <= 120:
-        right.vlines(levels, 0, 1, color="#cccccc", linewidth=0.8)
+        right.vlines(levels, 0, 1, color="#cccccc", linewidth=0.8, label="levels of INT8")
     right.plot(channel, np.full(channel.size, 0.66), linestyle="none", marker="o", color="#0072B2", label="weights")
     right.plot(
         np.round(channel / step) * step,
@@ -86,6 +87,6 @@ def weights_on_grid(weights: np.ndarray, step: float, channel: np.ndarray, *, ti
         ylim=(0, 1.15),
     )
     right.set_yticks([])
-    right.legend(fontsize=8, ncols=2, loc="upper right")
+    right.legend(fontsize=8, ncols=3, loc="upper right")
     figure.suptitle(f"{title}\n{note}", fontsize=10)
     return figure

@@ -27,7 +27,7 @@ def equalized_ranges(before, after, *, block: str = "block4") -> Explorer:
 
     def draw(block: str):
         names = [name for name in layers[block] if not name.endswith("project.conv")]
-        ranges = [[dfq.outgoing_ranges(net.get_submodule(name)).numpy() for name in names] for net in (before, after)]
+        ranges = [[dfq.ranges_by_output(net.get_submodule(name)).numpy() for name in names] for net in (before, after)]
         size = facts(before.get_submodule(names[0])).field_size
         return figures.channel_ranges([name.split(".", 1)[1] for name in names], *ranges, size)
 
@@ -49,7 +49,7 @@ def blended_scales(folded, images, *, layer: str, share: float = 0.0) -> Explore
     """
     _, report = dfq.equalize(folded)
     reference = run_model(folded, images)
-    ranges = dfq.outgoing_ranges(folded.get_submodule(layer))
+    ranges = dfq.ranges_by_output(folded.get_submodule(layer))
     weakest = int(torch.where(ranges > 0, ranges, torch.inf).argmin())
     seen = {}
 

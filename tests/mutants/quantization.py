@@ -6,11 +6,11 @@ DFQ = mutants_of(
     "dfq",
     "test_dfq_laws.py",
     (
-        "outgoing ranges forget negative weights",
+        "ranges by output forget negative weights",
         "layer.weight.detach().abs().flatten(1).amax(1)",
         "layer.weight.detach().flatten(1).amax(1)",
     ),
-    ("incoming ranges are means", "grouped.amax((1, 3))", "grouped.mean((1, 3))"),
+    ("ranges by input are means", "grouped.amax((1, 3))", "grouped.mean((1, 3))"),
     ("biases are not scaled", "layer.bias.data = layer.bias.data * scale", "layer.bias.data = layer.bias.data"),
     ("scales of a sweep replace the earlier ones", "scales.get(pair, 1.0) * scale", "scale"),
     (
@@ -55,8 +55,8 @@ SCALES = mutants_of(
     ("the known mean is not scaled", "mean=known.mean * scale, std=", "std="),
     (
         "a field's smallest range counts",
-        "r1 = outgoing_ranges(first).unflatten(0, (-1, size)).amax(1)",
-        "r1 = outgoing_ranges(first).unflatten(0, (-1, size)).amin(1)",
+        "r1 = ranges_by_output(first).unflatten(0, (-1, size)).amax(1)",
+        "r1 = ranges_by_output(first).unflatten(0, (-1, size)).amin(1)",
     ),
     (
         "low biases are absorbed",
