@@ -68,7 +68,7 @@ def construction(kind: str, width: float, group: str, precision: str) -> dict[st
     import equilib.layers  # noqa: F401
     from equilib.mobilenet import MobileNetConfig, build
 
-    config = MobileNetConfig(width=width, group=group, depthwise="strict")  # as benchmarks/networks.py
+    config = MobileNetConfig(width=width, group=group, depthwise="strict")
     start = time.perf_counter()
     build(kind, config)
     return {"import equilib": package, "build": time.perf_counter() - start}

@@ -106,20 +106,22 @@ def short_table(results: dict, runtime: str = "onnxruntime") -> str:
 
 def _words(results: dict) -> str:
     words = ["One thread, 95 × 95 pixels"]
-    if results.get("data"):
-        words.append(f"bits and logits on the first test patches of {results['data']}")
+    kinds = {entry.get("data", "") for entries in results["measured"].get("answers", {}).values() for entry in entries}
+    if len(kinds) == 1 and all(kinds):  # else each entry says its own
+        words.append(f"bits and logits on the first test patches of {kinds.pop()}")
     titles = {name: network["title"] for name, network in results["networks"].items()}
-    parts = [_machines(part, where, titles) for part, where in results["measured"].items()]
+    parts = [_machines(part, where, titles, several=len(kinds) > 1) for part, where in results["measured"].items()]
     return f"{'; '.join(words)}. {' '.join(parts)}"
 
 
-def _machines(part: str, where: dict[str, list[dict]], titles: dict[str, str]) -> str:
+def _machines(part: str, where: dict[str, list[dict]], titles: dict[str, str], several: bool) -> str:
     """On which machine each runtime was measured, runtimes with the same one together; networks where not all are meant."""
     together: dict[str, list[str]] = {}
     for runtime, entries in where.items():
         for entry in entries:
             shown = [entry["processor"], entry["instructions"], f"revision {entry['revision']}", entry["date"]]
             shown += entry.get("notes", [])
+            shown += [f"patches of {entry['data']}"] if several and entry.get("data") else []
             chosen = [titles[name] for name in entry["networks"]]
             only = "" if len(chosen) == len(titles) else f", {' and '.join(chosen)}"
             together.setdefault(", ".join(shown), []).append(f"{LABELS[runtime]} ({entry['runtime']}{only})")

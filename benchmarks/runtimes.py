@@ -46,7 +46,7 @@ from equilib.mobilenet import exported
 from equilib.pcam import PUBLISHED_SIZES, Patches, crop, normalize
 from equilib.progress import bar
 from equilib.results import environment, read_results, shipped_checkpoint, shipped_int8, shipped_results, write_json
-from equilib.runtimes import RUNTIMES
+from equilib.runtimes import LABELS, RUNTIMES
 from equilib.synthetic import cache_root, ensure_dataset
 from equilib.training import shipped_network
 
@@ -272,7 +272,7 @@ def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, s
     ``measured`` holds by part and runtime who measured what: machine, versions, and the networks whose figures are from
     there, each in one entry only.
     """
-    results = {"data": "", "measured": {}, "networks": {}} | deepcopy(saved)
+    results = {"measured": {}, "networks": {}} | deepcopy(saved)
     names = network_names()
     results["networks"] = {name: results["networks"].get(name, {"runtimes": {}}) for name in names}
     for name, network in results["networks"].items():
@@ -284,6 +284,7 @@ def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, s
             for precision, figures in rows[name].items():
                 row.setdefault(precision, {}).update(figures)
     here = {"runtime": runtime_version(runtime)} | machine
+    here |= {"data": describe_data(setting)} if part == "answers" else {}
     by_runtime = results["measured"].setdefault(part, {})
     entries = [entry | {"networks": set(entry["networks"]) - set(rows)} for entry in by_runtime.get(runtime, [])]
     anew = next((entry for entry in entries if entry | here == entry and entry.keys() == {*here, "networks"}), None)
@@ -292,8 +293,6 @@ def with_rows(saved: dict, part: str, runtime: str, rows: Rows, machine: dict, s
     anew["networks"] |= set(rows)
     entries = [entry | {"networks": [name for name in names if name in entry["networks"]]} for entry in entries]
     by_runtime[runtime] = [entry for entry in entries if entry["networks"]]
-    if part == "answers":
-        results["data"] = describe_data(setting)
     known = set().union(*(network["runtimes"] for network in results["networks"].values()))
     for name, network in results["networks"].items():  # a network that came later has rows without figures
         asked = [runtime for runtime in NAMES if runtime in known and made_of([name], runtime)]
@@ -312,7 +311,10 @@ def measure(options: argparse.Namespace) -> None:
         options.files, data, limit, options.arm, options.quick, options.short, synthetic=options.data is None
     )
     names = options.networks or network_names()[: 1 if options.quick else None]
-    there = [name for name in options.runtimes if missing(name, setting.arm) is None]
+    ways = {name: missing(name, setting.arm) for name in options.runtimes}
+    there = [name for name, way in ways.items() if way is None]
+    if set(options.runtimes) != set(NAMES) and len(there) < len(ways):  # those that were named are wanted
+        raise FileNotFoundError("; ".join(f"{LABELS[name]} is missing: {way}" for name, way in ways.items() if way))
     results: dict = {}
     # Once: what is saved on the way would make the checkout another revision.
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}

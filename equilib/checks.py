@@ -1,4 +1,4 @@
-"""Whether the values of a configuration are of the kinds that it says: a text or a fraction is refused where it is read.
+"""Whether values are what they should be: those of a configuration of their kinds, counts, images; and one line of an error.
 
 Python takes ``"no"`` for true and 2.5 for a number of epochs, and a training finds out hours later, or never.
 """
@@ -6,10 +6,15 @@ Python takes ``"no"`` for true and 2.5 for a number of epochs, and a training fi
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORDS = {bool: "True or False", int: "a whole number", float: "a finite number", str: "a text"}
 
@@ -41,6 +46,44 @@ def check_kinds(config: object) -> None:
             continue
         if wrong:
             raise ValueError(f"{name} must be {words}, got {value!r}")
+
+
+def check_images(images: Tensor, shape: Sequence[int | str] | None = None) -> None:
+    """Refuse what integer kernels have an answer to, and should not: no images, other ones, NaN.
+
+    Args:
+        images: (B, C, H, W), normalised.
+        shape: (C, H, W) of the network, where it is known; a text stands for any number.
+
+    Raises:
+        ValueError: no image, images of another shape, or NaN or infinite values among them.
+    """
+    if len(images) == 0:
+        raise ValueError("images is empty: at least one image is needed")
+    if shape is not None and (
+        images.ndim != 1 + len(shape)
+        or any(isinstance(n, int) and n != m for n, m in zip(shape, images.shape[1:], strict=True))
+    ):
+        wanted = ", ".join(map(str, ["B", *shape]))
+        raise ValueError(f"images has shape {tuple(images.shape)}, and the network takes ({wanted})")
+    if not images.isfinite().all():
+        raise ValueError("images holds NaN or infinite values")
+
+
+def reason_of(error: Exception) -> str:
+    """What an exporter's error says, in one line: the operator that it lacks, where it names one, else its first words."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line]
+    lacking = (
+        line for line in lines if re.search(r"No ONNX function|no decomposition|not (found|supported)", line, re.I)
+    )
+    return next(lacking, next(iter(lines), type(error).__name__))
+
+
+def check_count(name: str, value: object) -> None:
+    """ValueError, which names the argument, unless this is a whole number of at least 1."""
+    if not _is(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
 
 def _is(value: object, kind: type) -> bool:

@@ -11,6 +11,7 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import fx, nn
 
 from equilib import self_test
+from equilib.checks import check_count, reason_of
 from equilib.graph import activations, find_input_shape
 from equilib.int8 import QuantizedLayer, Scheme
 from equilib.layouts import Layout, architecture, prepared
@@ -88,8 +90,8 @@ def add_self_test(path: str | Path) -> Path:
     import onnx
 
     path = Path(path)
-    model = onnx.load(path)
-    if any(entry.key == self_test.KEY for entry in model.metadata_props):
+    model = self_test.onnx_model(path)
+    if self_test.stored(model) is not None:
         return path
     expected = self_test.of_file(path)
     onnx.helper.set_model_props(model, {self_test.KEY: expected.to_json()})
@@ -137,8 +139,9 @@ def _exported(network: nn.Module, shape: tuple[int, ...]):
                 verbose=False,
             )
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{type(network).__name__} cannot be exported by torch.onnx: {reason}") from error
+        raise ValueError(
+            f"{type(network).__name__} cannot be exported by torch.onnx: {reason_of(error)}; replace that operator"
+        ) from error
     return exported.model_proto
 
 
@@ -282,16 +285,36 @@ def session(path: str | Path, *, threads: int = 1, batch: int = 1, layout: Layou
             network that was exported.
     """
     path = Path(path)
+    check_count("threads", threads), check_count("batch", batch)
+    if not isinstance(layout, Layout | None):
+        raise TypeError(f"layout must be an equilib.layouts.Layout, got {layout!r}")
     check_is_file(path, "write it with `equilib quantize`, in Python with equilib.device.export_onnx")
+    if path.suffix.lower() == ".pte":
+        raise ValueError(f"{path} is a program for ExecuTorch, not for onnxruntime; load it with equilib.pte.load_pte")
     running = _open(path, threads, batch, layout)
-    inputs = running.get_inputs()
     known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)
-    # A file of another origin is a classifier of colour pictures; one of ours says itself what it takes.
-    if len(inputs) != 1 or len(inputs[0].shape) != 4 or known is None and inputs[0].shape[1] != 3:
-        raise ValueError(f"{path} is another network: its inputs are {[(i.name, i.shape) for i in inputs]}")
+    check_network(path, [(put.name, put.shape) for put in running.get_inputs()], len(running.get_outputs()), known)
     if known is not None:
         _check_answers(running, path, known)
     return running
+
+
+def check_network(path: Path, inputs: Sequence[tuple[str, Sequence]], outputs: int, known: str | None) -> None:
+    """Refuse a file that is no classifier of pictures.
+
+    Args:
+        inputs: the name and shape of each.
+        outputs: how many.
+        known: the file's self-test; a file of another origin, without one, takes colour pictures.
+
+    Raises:
+        ValueError: names the file, and what it takes or gives instead.
+    """
+    shapes = [list(shape) for _, shape in inputs]
+    if len(inputs) != 1 or len(shapes[0]) != 4 or known is None and shapes[0][1] != 3:
+        raise ValueError(f"{path} is another network: its inputs are {list(inputs)}")
+    if outputs != 1:
+        raise ValueError(f"{path} is another network: it has {outputs} outputs and not one")
 
 
 def _open(path: Path, threads: int, batch: int = 1, layout: Layout | None = None):
@@ -308,7 +331,10 @@ def _open(path: Path, threads: int, batch: int = 1, layout: Layout | None = None
         network = prepared(path, layout=layout, batch=batch)
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({error})") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is no ONNX file that onnxruntime can run ({reason}); export the network again"
+        ) from error
 
 
 def _self_test_error(running, expected: SelfTest) -> float:
@@ -319,17 +345,14 @@ def _self_test_error(running, expected: SelfTest) -> float:
 def _check_answers(running, path: Path, text: str) -> None:
     import onnxruntime
 
-    try:
-        expected = self_test.read(text)
-        error = _self_test_error(running, expected)
-    except Exception as broken:
-        raise ValueError(f"{path} is damaged: {broken}; export it again") from broken
-    if not error <= expected.tolerance:
-        raise ValueError(
-            f"{path} gives wrong answers on this machine ({processor()}, {'with' if has_vnni() else 'without'} VNNI, onnxruntime "
-            f"{onnxruntime.__version__}): its self-test is off by {error:.2g} where {expected.tolerance:.2g} is allowed; "
-            "export it again with --weight-bits 7, or use another version of onnxruntime or the FP32 model"
-        )
+    vnni = f"{'with' if has_vnni() else 'without'} VNNI"
+    self_test.check(
+        text,
+        lambda images: running.run(None, {running.get_inputs()[0].name: images})[0],
+        path,
+        f"on this machine ({processor()}, {vnni}, onnxruntime {onnxruntime.__version__})",
+        "export it again with --weight-bits 7, or use another version of onnxruntime or the FP32 model",
+    )
 
 
 def optimized_operators(path: str | Path) -> dict[str, int]:
@@ -381,5 +404,9 @@ def _optimized(path: str | Path):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         options.log_severity_level = 3
-        onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
+        try:
+            onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({reason})") from error
         return onnx.load(options.optimized_model_filepath)

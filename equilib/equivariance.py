@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equilib.checks import check_images
 from equilib.fields import Group, rotate, rotate_field
 
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -48,10 +49,7 @@ def run_model(model: Model, images: Tensor, *, batch_size: int = 64) -> Tensor:
     Raises:
         ValueError: no image, or one that holds NaN or infinite values, to which integer kernels have an answer.
     """
-    if len(images) == 0:
-        raise ValueError("images is empty: at least one image is needed")
-    if not images.isfinite().all():
-        raise ValueError("images holds NaN or infinite values")
+    check_images(images)
     chunks = images.split(batch_size)
     if hasattr(model, "get_inputs"):  # an onnxruntime session
         name = model.get_inputs()[0].name

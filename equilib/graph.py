@@ -11,6 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
+from numbers import Real
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
+from equilib.checks import check_count
 from equilib.plain import Crop, DiscMask, DiscMean, GroupMax, facts
 
 LAYERS = (nn.Conv2d, nn.Linear)  # that data-free quantization rescales and rounds
@@ -313,15 +315,22 @@ def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = No
         if hasattr(network, "meta"):
             network.meta["input_shape"] = shape
         return shape
-    said = "" if size is None else f" of {' x '.join(map(str, _height_and_width(size)))} pixels"
+    if size is not None:
+        pixels = " x ".join(map(str, _height_and_width(size)))
+        raise ValueError(
+            f"{type(network).__name__} takes no image of {pixels} pixels; give the size that it was built for"
+        )
     raise ValueError(
-        f"{type(network).__name__} takes no single image{said} that could be found; say its shape when folding: "
+        f"{type(network).__name__} takes no single image that could be found; say its shape when folding: "
         "fold_batch_norm(network, input_shape=(channels, height, width))"
     )
 
 
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    both = (size, size) if isinstance(size, Real) else tuple(size)
+    for pixels in both:
+        check_count("the input's size", pixels)
+    return both
 
 
 def _candidates(network: nn.Module, size) -> Iterator[tuple[int, ...]]:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from equilib import self_test
+from equilib.checks import check_count, check_images, reason_of
 from equilib.folding import fold_batch_norm
 from equilib.graph import find_input_shape
 from equilib.int8 import FakeQuantize, QuantizedDiscMean, QuantizedLayer
@@ -49,8 +50,10 @@ def export_pte(network: nn.Module, path: str | Path, input_size: int, *, largest
 
     Raises:
         ModuleNotFoundError: ExecuTorch is missing; the message says how to get it.
-        ValueError: a scheme or an operator that ExecuTorch's kernels do not have, or a program that answers otherwise.
+        ValueError: a scheme or an operator that ExecuTorch's kernels do not have, a batch of none, or a program that
+            answers otherwise.
     """
+    check_count("largest_batch", largest_batch)
     require()
     network = deepcopy(network).eval().float().to(memory_format=torch.contiguous_format)
     shape = find_input_shape(network, input_size)
@@ -69,11 +72,13 @@ def require() -> None:
         with _quiet():
             import executorch.runtime  # noqa: F401
     except ImportError as error:
+        if (error.name or "").partition(".")[0] != "executorch":
+            raise ModuleNotFoundError(f"ExecuTorch cannot be imported ({error}): pip install {error.name}") from error
         raise ModuleNotFoundError(INSTALL) from error
 
 
 def load_pte(path: str | Path, *, threads: int = 1) -> Callable[[Tensor], Tensor]:
-    """A program as a function of images (B, 3, n, n), for :func:`equilib.equivariance.run_model`, after its self-test.
+    """A program as a function of images (B, 3, n, n), any number of them, after its self-test.
 
     Args:
         threads: of the processor, for all programs of this process.
@@ -82,6 +87,7 @@ def load_pte(path: str | Path, *, threads: int = 1) -> Callable[[Tensor], Tensor
         ModuleNotFoundError, FileNotFoundError, ValueError: name what is missing, or the file that is no program, needs
             an operator that this runtime lacks, or answers otherwise on this machine.
     """
+    check_count("threads", threads)
     require()
     from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime
@@ -97,26 +103,22 @@ def load_pte(path: str | Path, *, threads: int = 1) -> Callable[[Tensor], Tensor
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no ExecuTorch program that can be run here ({reason})") from error
 
+    largest, *shape = method.metadata.input_tensor_meta(0).sizes()
+
     def run(images: Tensor) -> Tensor:
+        check_images(images, shape)
         # The program's output lies in memory that its next call uses again.
-        return method.execute((images.float().contiguous(),))[0].clone()
+        return torch.cat([method.execute((part.contiguous(),))[0].clone() for part in images.float().split(largest)])
 
     if SELF_TEST in program.method_names:
-        _check_answers(run, program.load_method(SELF_TEST).execute([])[0], path)
-    return run
-
-
-def _check_answers(run: Callable[[Tensor], Tensor], text: str, path: Path) -> None:
-    try:
-        expected = self_test.read(text)
-        error = expected.error(run(torch.from_numpy(expected.images())).numpy())
-    except (RuntimeError, ValueError) as broken:
-        raise ValueError(f"{path} is damaged: {' '.join(str(broken).split())}; export it again") from broken
-    if not error <= expected.tolerance:
-        raise ValueError(
-            f"{path} gives wrong answers in this ExecuTorch: its self-test is off by {error:.2g} where "
-            f"{expected.tolerance:.2g} is allowed; export it again, or use another version of ExecuTorch"
+        self_test.check(
+            program.load_method(SELF_TEST).execute([])[0],
+            lambda images: run(torch.from_numpy(images)).numpy(),
+            path,
+            "in this ExecuTorch",
+            "export it again, or use another version of ExecuTorch",
         )
+    return run
 
 
 def with_signed_integers(network: fx.GraphModule) -> fx.GraphModule:
@@ -268,17 +270,17 @@ def _lowered(network: nn.Module, example: Tensor, expected: self_test.SelfTest, 
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        batch = torch.export.Dim("batch", min=1, max=len(example))
+        many = len(example) > 1  # a program for single images has a fixed shape
+        shapes = ({0: torch.export.Dim("batch", min=1, max=len(example))},) if many else None
         try:
-            program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: batch},))
+            program = torch.export.export(network.eval(), (example,), dynamic_shapes=shapes)
             lowered = to_edge_transform_and_lower(
                 program, partitioner=[XnnpackPartitioner()], constant_methods={SELF_TEST: expected.to_json()}
             )
             return bytes(lowered.to_executorch().buffer)
         except Exception as error:  # of many kinds: the exporter's, the partitioner's, the emitter's
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ValueError(
-                f"{name} cannot be written as an ExecuTorch program ({reason}); replace that operator, or write ONNX"
+                f"{name} cannot be written as an ExecuTorch program ({reason_of(error)}); replace that operator, or write ONNX"
             ) from error
 
 

@@ -5,7 +5,7 @@ A runtime runs the network in the layout that was fastest for it on this kind of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equilib import device
+from equilib import device, self_test
+from equilib.checks import check_count, check_images
 from equilib.layouts import prepared
 from equilib.results import check_is_file
 
@@ -62,6 +63,7 @@ class Runtime:
             FileNotFoundError, ValueError: the file is missing, or no network that it can run.
         """
         path = Path(path)
+        check_count("threads", threads), check_count("batch", batch)
         self.require()
         check_is_file(path, "write it with `equilib quantize`")
         return self.open(path, threads, batch)
@@ -70,7 +72,8 @@ class Runtime:
 def _onnxruntime(path: Path, threads: int, batch: int) -> Classifier:
     session = device.session(path, threads=threads, batch=batch)
     name = session.get_inputs()[0].name
-    return lambda images: torch.from_numpy(session.run(None, {name: _array(images)})[0])
+    shape = session.get_inputs()[0].shape[1:]
+    return lambda images: torch.from_numpy(session.run(None, {name: _array(images, shape)})[0])
 
 
 def _openvino(path: Path, threads: int, batch: int) -> Classifier:
@@ -89,12 +92,23 @@ def _openvino(path: Path, threads: int, batch: int) -> Classifier:
     except RuntimeError as error:
         reason = next(line for line in reversed(str(error).splitlines()) if line.strip())
         raise ValueError(f"{path} is no ONNX file that OpenVINO can run ({reason.strip()})") from error
-    if len(compiled.inputs) != 1 or len(compiled.outputs) != 1:
-        raise ValueError(f"{path} is another network: it has {len(compiled.inputs)} inputs and not one")
-    return lambda images: torch.from_numpy(compiled(_array(images))[0].copy())
+    shapes = [[n.get_length() if n.is_static else "any" for n in put.partial_shape] for put in compiled.inputs]
+    known = self_test.stored(self_test.onnx_model(path, weights=False))
+    names = [put.any_name for put in compiled.inputs]
+    device.check_network(path, list(zip(names, shapes, strict=True)), len(compiled.outputs), known)
+    if known is not None:
+        self_test.check(
+            known,
+            lambda images: compiled(images)[0],
+            path,
+            f"in OpenVINO {openvino.__version__}",
+            "run it in onnxruntime, or export it again",
+        )
+    return lambda images: torch.from_numpy(compiled(_array(images, shapes[0][1:]))[0].copy())
 
 
-def _array(images: Tensor) -> np.ndarray:
+def _array(images: Tensor, shape: Sequence[int | str]) -> np.ndarray:
+    check_images(images, shape)
     return np.ascontiguousarray(images.numpy(), dtype=np.float32)
 
 

@@ -8,7 +8,7 @@ pooling with other rules).  So :func:`equilib.device.export_onnx` writes the sim
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +71,29 @@ def read(text: str) -> SelfTest:
         return test
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"its self-test cannot be read ({error})") from error
+
+
+def check(text: str, answers: Callable[[np.ndarray], np.ndarray], path: Path, where: str, cure: str) -> None:
+    """Ask a model the self-test in its file.
+
+    Args:
+        text: the file's metadata.
+        answers: the model, from (B, 3, n, n) float32 to (B, classes).
+        where, cure: for the message, the runtime and what else to try there.
+
+    Raises:
+        ValueError: names the file; it is damaged, or answers otherwise.
+    """
+    try:
+        expected = read(text)
+        error = expected.error(answers(expected.images()))
+    except Exception as broken:  # a runtime's own kinds
+        raise ValueError(f"{path} is damaged: {' '.join(str(broken).split())}; export it again") from broken
+    if not error <= expected.tolerance:
+        raise ValueError(
+            f"{path} gives wrong answers {where}: its self-test is off by {error:.2g} where {expected.tolerance:.2g} is "
+            f"allowed; {cure}"
+        )
 
 
 def _levels(shape: tuple[int, ...]) -> np.ndarray:
@@ -136,6 +159,28 @@ def _root_mean_square(values: np.ndarray) -> float:
     return float(np.sqrt(np.square(values.astype(np.float64)).mean()))
 
 
+def onnx_model(path: str | Path, *, weights: bool = True):
+    """The contents of an ONNX file, an ``onnx.ModelProto``; ValueError, which names the file, where it is none.
+
+    Args:
+        weights: those in files of their own, too.
+    """
+    import onnx
+
+    try:
+        return onnx.load(str(path), load_external_data=weights)
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's kinds
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no ONNX file that can be read ({reason})") from error
+
+
+def stored(model) -> str | None:
+    """The self-test in an ``onnx.ModelProto``, for :func:`check`; None where it has none."""
+    return next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
+
+
 def of_file(path: str | Path) -> SelfTest:
     """The self-test of an INT8 file that was written without one: what :func:`make` would have kept, from the graph alone.
 
@@ -146,9 +191,7 @@ def of_file(path: str | Path) -> SelfTest:
     Raises:
         ValueError: the file is not of :func:`equilib.device.export_onnx`, or not in INT8.
     """
-    import onnx
-
-    model = onnx.load(path)
+    model = onnx_model(path)
     inputs = model.graph.input
     shape = [size.dim_value for size in inputs[0].type.tensor_type.shape.dim][1:] if len(inputs) == 1 else []
     levels = _levels_of_activations(model.graph)

@@ -25,6 +25,7 @@ import wasm  # noqa: E402
 
 from equilib import device, marks, results  # noqa: E402
 from equilib.budget import BUDGETS  # noqa: E402
+from equilib.cli.process import until_closed  # noqa: E402
 from equilib.equivariance import run_model  # noqa: E402
 from equilib.pcam import Patches, network_inputs  # noqa: E402
 from equilib.synthetic import ensure_dataset  # noqa: E402
@@ -220,6 +221,34 @@ def test_a_row_measured_anew_leaves_the_others_with_their_machine(monkeypatch, t
     titles = {name: {"title": name.upper(), "runtimes": {}} for name in "ab"}
     noted = runtime_tables.tables({"measured": measured, "networks": titles, "missing": {"chromium": "get it"}})
     assert "WebAssembly, Node (x, B): x, x, revision x, x, beside others." in noted
+
+
+def test_a_row_of_other_patches_relabels_no_other(monkeypatch, tmp_path):
+    names = runtimes.network_names()
+    figures = {"INT8": {"identical": 1.0, "difference": 0.0, "patches": 8, "bytes": 1, "peak_mib": None}}
+    machine = dict.fromkeys(("processor", "instructions", "revision", "date"), "x")
+    monkeypatch.setattr(runtimes, "runtime_version", lambda name: f"{name} 1")
+    monkeypatch.setattr(runtimes, "describe_data", lambda setting: setting.data.name)
+    saved = {}
+    for runtime, data in (("node", "PCam"), ("chromium", "PCam"), ("chromium", "tissue")):
+        setting = runtimes.Setting(tmp_path, tmp_path / data, None, tmp_path)
+        rows = dict.fromkeys(names[:1] if data == "tissue" else names, figures)
+        saved = runtimes.with_rows(saved, "answers", runtime, rows, machine, setting)
+        told = runtime_tables.tables(saved).splitlines()[0]
+        if data == "PCam":
+            assert told.count("PCam") == 1 and "first test patches of PCam" in told
+    entries = saved["measured"]["answers"]
+    assert [[entry["data"] for entry in entries[runtime]] for runtime in entries] == [["PCam"], ["PCam", "tissue"]]
+    assert "first test patches" not in told and told.count("patches of PCam") == told.count("patches of tissue") == 1
+
+
+def test_a_runtime_that_is_named_and_missing_is_told_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(runtimes, "measure_answers", lambda *_: pytest.fail("measured"))
+    options = ["--runtimes", runtimes.EMULATED, "--arm", str(tmp_path), "--files", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["runtimes.py", "measure", *options])
+    assert until_closed(runtimes.main) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "arm.sh FOLDER" in said
 
 
 def test_latency_is_compared_at_the_same_channels_and_of_one_measurement():

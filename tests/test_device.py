@@ -11,6 +11,7 @@ from equilib import device, dfq, figures, int8
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
 from equilib.mobilenet import MobileNetConfig, build, exported
+from equilib.training import shipped_network
 
 RANGE = (-4.0, 4.0)
 
@@ -125,6 +126,34 @@ def test_bad_onnx_files(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="other.onnx is another network"):
         device.session(tmp_path / "other.onnx")
+    for read in (device.add_self_test, device.optimized_operators, device.residual_block):
+        with pytest.raises(ValueError, match="bad.onnx is no ONNX file"):
+            read(tmp_path / "bad.onnx")
+    (tmp_path / "program.pte").write_bytes(b"ET12")
+    with pytest.raises(ValueError, match="program.pte is a program for ExecuTorch.*load_pte"):
+        device.session(tmp_path / "program.pte")
+    with pytest.raises(TypeError, match="layout must be"):
+        device.session(tmp_path / "other.onnx", layout="x")
+
+
+class Spectrum(torch.nn.Module):
+    def forward(self, x):
+        return torch.linalg.svdvals(x)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), Spectrum(), torch.nn.Flatten())
+    with pytest.raises(ValueError, match="cannot be exported by torch.onnx: .*svd.*; replace that operator") as error:
+        device.export_onnx(dfq.fold_batch_norm(network), tmp_path / "model.onnx", 9)
+    assert "\x1b" not in str(error.value) and "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "size, words", [(96, "takes no image of 96 x 96 pixels"), (-5, "size must be"), (95.5, "size must be")]
+)
+def test_another_input_size_is_refused(tmp_path, size, words):
+    with pytest.raises(ValueError, match=words):
+        device.export_onnx(exported(shipped_network("pcam_C4_w0.35_20000_seed0")), tmp_path / "model.onnx", size)
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -150,7 +179,7 @@ def test_the_figure_holds_every_point_by_network_runtime_and_precision():
     assert {marker for x, marker, *_ in drawn if points[x - 1].runtime == "x"} == {"o"}
     assert ax.get_xscale() == "log" and "milliseconds" in ax.get_xlabel()
     names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["a", "b", "x", "y", "INT8", "FP32"]
+    assert names == ["a", "b", "x", "y", "INT8: filled", "FP32: open", "± one standard error"]
 
 
 def test_networks_that_could_not_be_told_apart_are_refused():

@@ -157,3 +157,24 @@ def test_an_operator_that_executorch_lacks_is_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be written as an ExecuTorch program .*svd"):
         pte.export_pte(network, tmp_path / "model.pte", 95)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_any_number_of_images_and_no_others(program, tissue, tmp_path):
+    run = pte.load_pte(program)
+    many = tissue[:5].repeat(14, 1, 1, 1)  # 70, and a program takes 32 at once
+    assert torch.equal(run(many)[65:], run(tissue[:5]))
+    for images, words in ((tissue[:0], "empty"), (tissue[..., :94], r"\(B, 3, 95, 95\)"), (tissue / 0, "NaN")):
+        with pytest.raises(ValueError, match=words):
+            run(images)
+    single = pte.load_pte(pte.export_pte(exported(shipped_network(NAME)), tmp_path / "one.pte", 95, largest_batch=1))
+    assert single(tissue[:3]).shape == (3, 2)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, None])
+def test_counts_are_asked_before_executorch(count, tmp_path):
+    with pytest.raises(ValueError, match="largest_batch must be a whole number"):
+        pte.export_pte(torch.nn.Identity(), tmp_path / "x.pte", 95, largest_batch=count)
+    with pytest.raises(ValueError, match="threads must be a whole number"):
+        pte.load_pte(tmp_path / "x.pte", threads=count)

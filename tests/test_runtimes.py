@@ -1,6 +1,7 @@
 """Every runtime classifies as onnxruntime does, and gives equivariant networks the same bits under quarter turns."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +48,42 @@ def test_bad_files(runtime, tmp_path):
     with pytest.raises(ValueError, match="bad.onnx is no ONNX file") as caught:
         runtime.load(tmp_path / "bad.onnx")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_answers_otherwise_is_refused_by_every_runtime(runtime, tmp_path):
+    """Its self-test is asked, whatever runs it."""
+    model = onnx.load(results.shipped_int8(INT8["C4"]))
+    weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8)
+    changed = onnx.numpy_helper.from_array(-np.maximum(onnx.numpy_helper.to_array(weight), -127), weight.name)
+    weight.CopyFrom(changed)
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(ValueError, match="changed.onnx gives wrong answers .*self-test is off by"):
+        runtime.load(tmp_path / "changed.onnx")
+
+
+def test_images_and_counts_are_looked_at(runtime, tissue):
+    path = results.shipped_int8(INT8["C4"])
+    model = runtime.load(path)
+    for images, words in (
+        (tissue[:0], "empty"),
+        (tissue[..., :94], r"the network takes \(B, 3, 95, 95\)"),
+        (tissue[0], "has shape"),
+        (tissue / 0, "NaN"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model(images)
+    for name, value in (("batch", 0), ("batch", "a"), ("threads", -1), ("threads", 1.5)):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+            runtime.load(path, **{name: value})
+
+
+def test_two_outputs_are_another_network(runtime, tmp_path):
+    model = onnx.load(results.shipped_int8(INT8["C4"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("again", onnx.TensorProto.FLOAT, ["batch", 2]))
+    model.graph.node.append(onnx.helper.make_node("Identity", [model.graph.output[0].name], ["again"]))
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(ValueError, match="two.onnx is another network: it has 2 outputs"):
+        runtime.load(tmp_path / "two.onnx")
 
 
 def test_a_missing_runtime_says_how_to_get_it(monkeypatch):

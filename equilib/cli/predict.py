@@ -206,13 +206,7 @@ def check_external_data(path: Path) -> None:
     """Refuse an ONNX file that takes weights from outside its folder, or from a file that is not there."""
     import onnx
 
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except OSError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is no ONNX file that can be read ({reason})") from error
+    model = self_test.onnx_model(path, weights=False)
     folder = path.resolve().parent
     for tensor in _tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
