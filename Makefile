@@ -82,6 +82,8 @@ bench: $(STAMP)
 # Leaving it to the first import costs twice the time where PYTHONDONTWRITEBYTECODE is set, as in many containers.
 # JupyterLab's announcements ask for consent in a pop-up and look for news: off.
 $(STAMP): pyproject.toml constraints.txt
+	@for python in $(PYTHON) $(wildcard $(BIN)/python); do \
+		$$python -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else '$$python is Python ' + sys.version.split()[0] + '; 3.11 or newer is needed: make clean, then make … PYTHON=python3.12')" || exit 1; done
 	@mkdir -p $(VENV); date +%s > $(VENV)/.began
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"

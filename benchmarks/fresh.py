@@ -22,7 +22,12 @@ def in_fresh_process(part: str, network: str, width: float, group: str, precisio
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process so far (Linux: getrusage's figure would include the parent's)."""
+    """The largest resident set of this process so far; Windows is not asked."""
+    if not Path("/proc/self/status").is_file():
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes, as macOS counts
+    # On Linux getrusage's figure would include the parent's.
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

@@ -293,18 +293,25 @@ def session(path: str | Path, *, threads: int = 1, batch: int = 1, layout: Layou
         raise ValueError(f"{path} is a program for ExecuTorch, not for onnxruntime; load it with equilib.pte.load_pte")
     running = _open(path, threads, batch, layout)
     known = running.get_modelmeta().custom_metadata_map.get(self_test.KEY)
-    check_network(path, [(put.name, put.shape) for put in running.get_inputs()], len(running.get_outputs()), known)
+    check_network(
+        path,
+        [(put.name, put.shape) for put in running.get_inputs()],
+        [put.name for put in running.get_outputs()],
+        known,
+    )
     if known is not None:
         _check_answers(running, path, known)
     return running
 
 
-def check_network(path: Path, inputs: Sequence[tuple[str, Sequence]], outputs: int, known: str | None) -> None:
+def check_network(
+    path: Path, inputs: Sequence[tuple[str, Sequence]], outputs: Sequence[str], known: str | None
+) -> None:
     """Refuse a file that is no classifier of pictures.
 
     Args:
         inputs: the name and shape of each.
-        outputs: how many.
+        outputs: the name of each.
         known: the file's self-test; a file of another origin, without one, takes colour pictures.
 
     Raises:
@@ -313,8 +320,8 @@ def check_network(path: Path, inputs: Sequence[tuple[str, Sequence]], outputs: i
     shapes = [list(shape) for _, shape in inputs]
     if len(inputs) != 1 or len(shapes[0]) != 4 or known is None and shapes[0][1] != 3:
         raise ValueError(f"{path} is another network: its inputs are {list(inputs)}")
-    if outputs != 1:
-        raise ValueError(f"{path} is another network: it has {outputs} outputs and not one")
+    if len(outputs) != 1:
+        raise ValueError(f"{path} is another network: it gives {', '.join(outputs)}, not one tensor of logits")
 
 
 def _open(path: Path, threads: int, batch: int = 1, layout: Layout | None = None):

@@ -105,17 +105,24 @@ def _synthetic() -> str:
 
 
 def _pcam(folder: Path) -> str:
-    from equilib.pcam import SPLITS, Patches, PatchFileError
+    from equilib.pcam import SPLITS, Patches, PatchFileError, split_path
 
-    found = []
+    found, damaged = [], False
+    named = folder != Path(
+        DATA
+    )  # a folder that was asked for must hold something; the usual one may wait, or hold a part
     for split in SPLITS:
+        files = [split_path(folder, split, key) for key in "xy"]
         try:
             found.append(f"{split} {len(Patches(folder, split)):,}")
         except (PatchFileError, OSError) as error:
-            found.append(f"{split}: {error}")  # one sentence of what to do is enough
-            downloaded_later = folder == Path(DATA) and not folder.exists()
-            return "; ".join(found) if downloaded_later else Fault("; ".join(found))
-    return "; ".join(found)
+            absent = not any(file.exists() for file in files)
+            damaged |= not absent
+            found.append(f"{split} not there" if absent else f"{split}: {error}")
+    if not any(folder.glob("*.h5")):
+        words = f"{folder} holds no PCam files; ./data_download.sh {folder} brings them"
+        return Fault(words) if named else words
+    return Fault("; ".join(found)) if damaged else "; ".join(found)
 
 
 def _shipped() -> str:

@@ -95,7 +95,7 @@ def _openvino(path: Path, threads: int, batch: int) -> Classifier:
     shapes = [[n.get_length() if n.is_static else "any" for n in put.partial_shape] for put in compiled.inputs]
     known = self_test.stored(self_test.onnx_model(path, weights=False))
     names = [put.any_name for put in compiled.inputs]
-    device.check_network(path, list(zip(names, shapes, strict=True)), len(compiled.outputs), known)
+    device.check_network(path, list(zip(names, shapes, strict=True)), [put.any_name for put in compiled.outputs], known)
     if known is not None:
         self_test.check(
             known,

@@ -82,6 +82,19 @@ class Windows:
         return tuple(stride for stride in found if stride is not None)
 
 
+def windows_that_fit(height: int, width: int, size: int) -> Windows:
+    """The windows of the stride nearest to the default one that is exact; of the default one, where that has far fewer.
+
+    ``height``, ``width`` and ``size`` are those of :class:`Windows`, which says what is refused.
+    """
+    windows = Windows(height, width, size)
+    if windows.exact:
+        return windows
+    near = [replace(windows, stride=stride) for stride in windows.fitting_strides()]
+    near = [other for other in near if len(other) <= 4 * len(windows)]
+    return min(near, key=lambda other: abs(other.stride - windows.stride), default=windows)
+
+
 def _starts(length: int, size: int, stride: int) -> tuple[int, ...]:
     return tuple(range((length - size) % stride // 2, length - size + 1, stride))
 

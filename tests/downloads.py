@@ -40,7 +40,7 @@ TIMEOUT = 60  # only so that a hanging script cannot hang the tests
 NEEDS = [
     pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
     for tool in ("bash", "curl", "gzip")
-]
+] + [pytest.mark.skipif(os.name == "nt", reason="the script is for POSIX systems, WSL among them")]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,8 @@ import pytest
 
 from equilib import doctor
 from equilib.__main__ import main
+from equilib.pcam import split_path
+from equilib.synthetic import ensure_dataset
 
 
 def test_the_report_names_versions_runtimes_and_data(tmp_path):
@@ -17,7 +20,7 @@ def test_the_report_names_versions_runtimes_and_data(tmp_path):
         lines
     )
     assert "torch 2." in lines["packages"] and "missing" not in lines["onnxruntime"]
-    assert "run data_download.sh" in lines["PCam"]
+    assert "./data_download.sh" in lines["PCam"]
     assert lines["shipped models"].endswith("same bits under quarter turns")
     text = doctor.as_text(list(lines.items()))
     assert len(text.splitlines()) == len(lines) <= 20, "one screen"
@@ -44,8 +47,20 @@ def test_the_exit_status_says_whether_something_is_wrong(monkeypatch, tmp_path, 
     assert main(["doctor"]) == 0 and not capsys.readouterr().err
     assert main(["doctor", "--data", "nowhere"]) == 1
     assert "wrong here: PCam" in capsys.readouterr().err
-    Path(doctor.DATA).mkdir(parents=True)  # begun, and not whole
+    folder = Path(doctor.DATA)
+    folder.mkdir(parents=True)  # begun, and nothing there yet
+    assert main(["doctor"]) == 0
+    drawn = ensure_dataset({"train": 1, "valid": 2, "test": 3})
+    for split in ("valid", "test"):  # a part of it, as `data_download.sh --only` brings
+        for key in "xy":
+            shutil.copy(split_path(drawn, split, key), split_path(folder, split, key))
+    capsys.readouterr()
+    assert main(["doctor"]) == 0
+    assert "train not there; valid 2; test 3" in capsys.readouterr().out
+    split_path(folder, "train", "x").write_bytes(b"half a file")
     assert main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "wrong here: PCam" in said.err and "valid 2; test 3" in said.out
 
 
 def test_an_equivariant_model_that_is_not_is_told(monkeypatch):

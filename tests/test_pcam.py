@@ -1,4 +1,5 @@
 import gzip
+import multiprocessing
 import pickle
 import re
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_shuffling_a_chunked_file_mixes_it_well():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())))
 def test_worker_processes_read_the_same(tmp_path, layout, start):
     x, _ = write(tmp_path, **LAYOUTS[layout])
     patches = Patches(tmp_path, "train")

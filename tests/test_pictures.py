@@ -1,6 +1,7 @@
 """`equilib predict --stride`: pictures larger than a patch, through the command."""
 
 import csv
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from equilib.equivariance import run_model
 from equilib.fields import tissue_photograph
 from equilib.images import count_images, read_pictures
 from equilib.self_test import SelfTest
-from equilib.windows import Windows
+from equilib.windows import Windows, windows_that_fit
 
 TISSUE = (tissue_photograph(223)[:, :, :159] * 255).round().byte().permute(1, 2, 0).numpy().copy()
 
@@ -229,6 +230,7 @@ def test_maps_are_not_put_where_the_next_call_would_take_them_for_tissue(tmp_pat
     assert main(["predict", brightness, "a.png", "--map", "maps"]) == 0 and Path("maps/a_map.png").is_file()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses such paths as a whole")
 def test_a_map_that_cannot_be_written_leaves_the_other_pictures_answered(tmp_path, capsys, brightness):
     names = [saved(tmp_path / "in" / f"{'x' * 248}.png", TISSUE), saved(tmp_path / "in" / f"{'y' * 225}.png", TISSUE)]
     assert main(["predict", brightness, *names, "--map", str(tmp_path / "maps")]) == 1
@@ -283,3 +285,36 @@ def test_pictures_are_read_as_they_are_and_counted(tmp_path):
         file["x"] = np.zeros((3, 96, 96, 3), np.uint8)
     (tmp_path / "bad.h5").write_bytes(b"no")
     assert [count_images(tmp_path / name) for name in ("a.png", "three.h5", "bad.h5")] == [1, 3, 0]
+
+
+def test_without_a_stride_the_map_of_a_turned_picture_is_the_turned_map_at_any_size(tmp_path, capsys, brightness):
+    """Even pictures, on which no even stride fits a window of 95 pixels, get the odd one that is nearest."""
+    for height, width in ((128, 128), (160, 223), (96, 96), (159, 159)):
+        picture = np.resize(TISSUE, (height, width, 3))
+        names = [saved(tmp_path / f"{height} {turns}.png", np.rot90(picture, turns)) for turns in range(4)]
+        assert main(["predict", brightness, *names, "--map", str(tmp_path / "maps")]) == 0
+        said = capsys.readouterr()
+        assert said.err == f"maps are in {tmp_path / 'maps'}\n"
+        upright, *turned = (as_map(rows(said.out, name)) for name in names)
+        for turns, found in enumerate(turned, start=1):
+            assert (found == np.rot90(upright, turns)).all()
+
+
+@pytest.mark.parametrize("side", [256, 512, 1000, 1024, 2048, 4000, 4096])
+def test_the_default_stride_fits_usual_pictures_and_is_near_the_label_window(side):
+    windows = windows_that_fit(side, side, 95)
+    assert windows.exact and abs(windows.stride - 32) == 1
+    assert windows_that_fit(side - 1, side - 1, 95).stride == 32 or (side - 1 - 95) % 32 % 2
+
+
+def test_maps_are_not_put_among_other_pictures(tmp_path, capsys, brightness):
+    big, _ = saved(tmp_path / "big.png", TISSUE), saved(tmp_path / "pics" / "a.png", TISSUE)
+    assert main(["predict", brightness, big, "--map", str(tmp_path / "pics")]) == 1
+    one_sentence(capsys, "holds pictures (a.png)", "name another folder")
+    assert len(list((tmp_path / "pics").iterdir())) == 1
+    for _ in range(2):  # among maps there is room
+        assert main(["predict", brightness, big, "--map", str(tmp_path / "maps")]) == 0
+    capsys.readouterr()
+    small = saved(tmp_path / "small.png", TISSUE[:50])
+    assert main(["predict", brightness, small, "--map", str(tmp_path / "none")]) == 1
+    assert "maps are in" not in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_two_outputs_are_another_network(runtime, tmp_path):
     model.graph.output.append(onnx.helper.make_tensor_value_info("again", onnx.TensorProto.FLOAT, ["batch", 2]))
     model.graph.node.append(onnx.helper.make_node("Identity", [model.graph.output[0].name], ["again"]))
     onnx.save(model, tmp_path / "two.onnx")
-    with pytest.raises(ValueError, match="two.onnx is another network: it has 2 outputs"):
+    with pytest.raises(ValueError, match="two.onnx is another network: it gives .*again, not one"):
         runtime.load(tmp_path / "two.onnx")
 
 

@@ -113,7 +113,8 @@ def _add_predict_options(predict: argparse.ArgumentParser) -> None:
         "--map",
         type=place,
         metavar="FOLDER",
-        help=f"draw the probability over each picture, as PNG, in this folder (--stride {LABEL_WINDOW} if none is given)",
+        help=f"draw the probability over each picture, as PNG, in this folder; without --stride windows stand about {LABEL_WINDOW} pixels apart, "
+        "as the picture's size allows: then the map of the turned picture is the turned map",
     )
 
 

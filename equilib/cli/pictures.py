@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equilib.images import IMAGE_SUFFIXES, read_pictures
-from equilib.pcam import LABEL_WINDOW
+from equilib.images import IMAGE_SUFFIXES, count_images, read_pictures
 from equilib.progress import bar
 from equilib.results import written_whole
-from equilib.windows import Windows, probability_map
+from equilib.windows import Windows, probability_map, windows_that_fit
 
 if TYPE_CHECKING:
     from equilib.cli.predict import Classifier, Inputs
@@ -32,9 +31,12 @@ def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namesp
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "row", "column", "class", "probability_of_tumour"])
     warned = set()  # of pictures of one size, the first is enough
-    for name, picture in inputs.each(read_pictures):
+    drawn = 0
+    total = sum(map(count_images, type(inputs)(inputs.paths).files()))
+    shown = total > 1 and not sys.stdout.isatty()  # a single one has a bar of its windows
+    for name, picture in bar(inputs.each(read_pictures), total=total, words="pictures", unit="picture", shown=shown):
         try:
-            windows = Windows(*picture.shape[:2], model.size, options.stride or LABEL_WINDOW)
+            windows = _windows(*picture.shape[:2], model.size, options.stride)
         except ValueError as error:
             inputs.refused.append(f"{name}: {error}")
             continue
@@ -51,12 +53,18 @@ def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namesp
         if name_map:
             try:
                 _draw(name_map(name), picture, probabilities, windows, name)
+                drawn += 1
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 inputs.refused.append(f"the map {error.filename} cannot be written: {error.strerror}")
-    if name_map:
+    if drawn:
         print(f"maps are in {options.map}", file=sys.stderr)
+
+
+def _windows(height: int, width: int, size: int, stride: int | None) -> Windows:
+    """The windows that were asked for; by default those of the stride near PCam's label window that fits the picture."""
+    return windows_that_fit(height, width, size) if stride is None else Windows(height, width, size, stride)
 
 
 def _probabilities(model: Classifier, picture: np.ndarray, windows: Windows, name: str) -> np.ndarray:
@@ -110,6 +118,11 @@ def _map_names(folder: Path, images: list[Path]) -> Callable[[str], Path]:
             raise ValueError(
                 f"--map {folder} is a folder of pictures, where the maps would be taken for some; name another"
             )
+    held = next((path for path in sorted(folder.iterdir()) if _is_picture(path)), None)
+    if held is not None:
+        raise ValueError(
+            f"--map {folder} holds pictures ({held.name}), among which the maps would be taken for some; name another folder"
+        )
     taken = set()
 
     def place(name: str) -> Path:
@@ -123,6 +136,12 @@ def _map_names(folder: Path, images: list[Path]) -> Callable[[str], Path]:
         return path
 
     return place
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a later call would take a file for tissue, if it were not for its maps."""
+    is_map = re.fullmatch(r".*_map(_\d+)?\.png", path.name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not is_map
 
 
 def _draw(path: Path, picture: np.ndarray, probabilities: np.ndarray, windows: Windows, name: str) -> None:

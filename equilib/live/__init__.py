@@ -119,7 +119,8 @@ def node_modules() -> Path:
     kept = cache_root() / "npm" / hashlib.sha256(lock).hexdigest()[:16]
     if kept.is_dir():
         return kept / "node_modules"
-    if shutil.which("npm") is None:
+    npm = shutil.which("npm")  # on Windows npm.cmd, which is not found without its ending
+    if npm is None:
         raise LivePageError("the live page needs npm, which brings onnxruntime-web: install Node.js and run this again")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
@@ -128,7 +129,7 @@ def node_modules() -> Path:
         for name in NOT_SERVED:
             shutil.copyfile(PAGE / name, folder / name)
         print("npm brings onnxruntime-web, this once", flush=True)
-        done = subprocess.run(["npm", "ci"], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run([npm, "ci"], cwd=folder, capture_output=True, text=True)
         if done.returncode:
             words = next((line for line in done.stderr.splitlines() if line.strip()), f"exit status {done.returncode}")
             raise LivePageError(
