@@ -85,7 +85,7 @@ def chosen_model() -> str:
     name = study.chosen_model()
     right, area = (models[name].figures["accuracy"]["int8"][metric] for metric in ("accuracy", "auc"))
     return (
-        f"{len(models)} INT8 models come with the project, of networks trained on real patches, most with their weights (`.pt`). "
+        f"{len(models)} INT8 models come with the project, of networks trained on real patches, most with weights (`.pt`). "
         f"Take `results/{name}.onnx`: of them it has the lowest validation loss ({100 * right:.1f} % of the test patches right, "
         f"AUC {area:.3f}, in INT8; one seed). What lies close to it, and which is the fastest: notebook 07, section 12."
     )

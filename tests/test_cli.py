@@ -274,7 +274,7 @@ def test_quantize_looks_where_it_writes_before_it_works(tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--input-size", "96"], ["--input-size 95", "--allow-inexact", "a last window. Use"]),
+        (["--input-size", "96"], ["--input-size 95", "--allow-inexact", "at the near side. Use"]),
         (["--depthwise", "foo"], ["--depthwise must be one of"]),
         (["--group", "C6", "--no-band-limit"], ["--no-band-limit", "C4"]),
     ],

@@ -131,7 +131,7 @@ def test_a_size_that_patches_do_not_have_is_no_advice(folder, capsys):
     error = said(capsys, [word.format(folder) for word in [*TRAIN, "--strided-padding", "5"]], 1)
     advised = error.split("Use ")[1]
     assert advised.startswith("another strided_padding") or int(advised.split()[1].strip(",")) <= 96, error
-    assert "a last window block" not in error, "sentences run together"
+    assert "near side block" not in error, "sentences run together"
 
 
 COMPARE = ["compare", "--data", "{}", "--folder", "{}/runs", "--output", "{}/o.json", "--width", "0.1", "--no-progress"]

@@ -172,7 +172,11 @@ def _training_options() -> argparse.ArgumentParser:
     machine.add_argument("--accelerator", default=argparse.SUPPRESS, help="cpu, gpu, …")
     machine.add_argument("--devices", type=_devices, default=argparse.SUPPRESS, help="how many, or which")
     machine.add_argument("--num-nodes", type=count, default=argparse.SUPPRESS)
-    machine.add_argument("--strategy", default=argparse.SUPPRESS, help="ddp for several devices")
+    machine.add_argument(
+        "--strategy",
+        default=argparse.SUPPRESS,
+        help="ddp for several devices, started as `torchrun --nproc-per-node 4 -m equilib train … --devices 4 --strategy ddp` (not measured)",
+    )
     machine.add_argument(
         "--precision",
         default=argparse.SUPPRESS,
