@@ -128,7 +128,30 @@ def table(saved: dict) -> str:
         )
     machine = ", ".join(f"{key} {value}" for key, value in saved["environment"].items())
     apart = "; ".join(f"{key} {value}" for key, value in saved["memory"].items())
-    return f"{markdown_table(rows)}\n\nMeasured on: {machine}. Memory: {apart}."
+    return (
+        f"{markdown_table(rows)}\n\n{markdown_table(against_limits(saved))}\n\nMeasured on: {machine}. Memory: {apart}."
+    )
+
+
+# (ours, what it is compared with, at most so many times the steps, the milliseconds in INT8): what the project aims at.
+LIMITS = ((3, 0, 1.05, None), (1, 4, 1.05, None), (2, 5, 1.05, None), (1, 0, None, 2.0), (2, 0, None, 2.0))
+
+
+def against_limits(saved: dict) -> list[dict[str, str]]:
+    """Ratios of networks of the same channels, beside what is aimed at, met or not."""
+    rows = []
+    for ours, theirs, step, latency in LIMITS:
+        names = [VARIANTS[index].timed_as for index in (ours, theirs)]
+        first, second = (saved["networks"][name] for name in names)
+        found = {"a training step": (first["step_seconds"] / second["step_seconds"], step)} if step else {}
+        if latency:
+            times = [one["ms"]["INT8"] for one in (first, second)]
+            found = {f"INT8, batch {batch}": (times[0][batch] / times[1][batch], latency) for batch in times[0]}
+        for what, (ratio, limit) in found.items():
+            title = " / ".join(name.partition(" MobileNetV2")[0] for name in names)
+            rows.append({"ratio": title, "of": what, "measured": f"×{ratio:.2f}", "aim": f"≤ ×{limit:g}"})
+            rows[-1]["met"] = "yes" if ratio <= limit else "no"
+    return rows
 
 
 def cost(saved: dict) -> str:

@@ -47,7 +47,8 @@ class Layout:
 AS_WRITTEN = Layout()
 
 # By what `python benchmarks/layouts.py` measured; benchmarks/layouts.json has its figures and the processors.  A pair of
-# architecture and runtime that is missing has not been measured, and runs files as they are written.  The number is the
+# architecture and runtime that is missing has not been measured, and runs files as they are written; x86 without VNNI was
+# not measured either, and takes the layouts of x86 with it.  The number is the
 # smallest batch that a layout is for: many small convolutions cost a single patch more than the zeros that they save.
 MEASURED = {
     ("x86_64", "onnxruntime"): {"INT8": {1: Layout(48, 16), 4: Layout(48, 16, 16)}, "FP32": {1: Layout(16, 16)}},

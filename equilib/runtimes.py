@@ -1,6 +1,7 @@
 """Other runtimes than onnxruntime for the same ONNX files, each an optional extra, behind one interface.
 
-A runtime runs the network in the layout that was fastest for it on this kind of machine (:mod:`equilib.layouts`).
+A runtime runs the network in the layout that was measured for it on this kind of machine, or as it is written
+(:mod:`equilib.layouts`).
 """
 
 from __future__ import annotations

@@ -40,4 +40,7 @@ def test_the_page_shows_the_saved_profile_of_the_compared_networks():
     saved = json.loads(step_profile.SAVED.read_text(encoding="utf-8"))
     assert marks.shown("step profile", step_profile.README) == step_profile.table(saved)
     assert set(saved["networks"]) == {name for pair in step_profile.PAIRS for name in pair}
+    for ours, theirs in step_profile.PAIRS:  # the sentence below the table
+        more = {kind: ms - saved["networks"][theirs][kind] for kind, ms in saved["networks"][ours].items()}
+        assert more["normalization"] > sum(more.values()) / 2 and more["convolutions"] <= 0
     assert "dirty" not in saved["environment"]["revision"]
