@@ -140,7 +140,7 @@ def _exported(network: nn.Module, shape: tuple[int, ...]):
             )
     except Exception as error:
         raise ValueError(
-            f"{type(network).__name__} cannot be exported by torch.onnx: {reason_of(error)}; replace that operator"
+            f"{type(network).__name__} cannot be exported by torch.onnx: {reason_of(error)}; change what it names"
         ) from error
     return exported.model_proto
 

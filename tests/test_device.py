@@ -143,7 +143,7 @@ class Spectrum(torch.nn.Module):
 
 def test_an_operator_that_onnx_lacks_is_named(tmp_path):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), Spectrum(), torch.nn.Flatten())
-    with pytest.raises(ValueError, match="cannot be exported by torch.onnx: .*svd.*; replace that operator") as error:
+    with pytest.raises(ValueError, match="cannot be exported by torch.onnx: .*svd.*; change what it names") as error:
         device.export_onnx(dfq.fold_batch_norm(network), tmp_path / "model.onnx", 9)
     assert "\x1b" not in str(error.value) and "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
