@@ -124,7 +124,12 @@ def test_the_commands_without_make_are_those_that_the_workflow_tries():
     commands = re.findall(r"^python -m pip install .+$", words, re.M)
     assert len(commands) == 2 and all(command in workflow for command in commands)
     readme = (ROOT / "README.md").read_text()
-    assert "\n".join([*commands, "python -m jupyterlab notebooks", "python -m pytest tests"]) in readme
+    lab, tests = (
+        "python -m jupyterlab notebooks/01_feature_fields.ipynb",
+        'python -X utf8 -m pytest -m "not nightly" tests',
+    )
+    assert "\n".join([*commands, lab, tests]) in readme
+    assert tests in workflow and tests in words
     files = re.findall(r"tests/test_\w+\.py", workflow)
     assert len(files) > 5 and all((ROOT / file).is_file() for file in files)
     for system in ("ubuntu-latest", "ubuntu-24.04-arm", "macos-latest", "windows-latest"):
