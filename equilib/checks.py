@@ -56,7 +56,7 @@ def check_images(images: Tensor, shape: Sequence[int | str] | None = None) -> No
         shape: (C, H, W) of the network, where it is known; a text stands for any number.
 
     Raises:
-        ValueError: no image, images of another shape, or NaN or infinite values among them.
+        ValueError: no image, images of another shape, integers, or NaN or infinite values among them.
     """
     if len(images) == 0:
         raise ValueError("images is empty: at least one image is needed")
@@ -66,6 +66,10 @@ def check_images(images: Tensor, shape: Sequence[int | str] | None = None) -> No
     ):
         wanted = ", ".join(map(str, ["B", *shape]))
         raise ValueError(f"images has shape {tuple(images.shape)}, and the network takes ({wanted})")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images holds {images.dtype}; a network takes normalised real values (equilib.pcam.normalize, network_inputs)"
+        )
     if not images.isfinite().all():
         raise ValueError("images holds NaN or infinite values")
 

@@ -6,6 +6,7 @@ that ship, and notebooks read them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -256,6 +257,18 @@ def score(network: nn.Module, session, patches: Patches, size: int, *, seen: See
     return _per_patch(torch.from_numpy(patches.labels), logits)
 
 
+def _refuse_other(output: Path) -> None:
+    """ValueError where results would take the place of something else, such as the data."""
+    if not output.exists() or not output.stat().st_size:
+        return
+    try:
+        kept = json.loads(output.read_text(encoding="utf-8"))
+    except ValueError:  # no text, no JSON
+        kept = None
+    if not isinstance(kept, dict) or "models" not in kept:
+        raise ValueError(f"{output} is there already, and holds no results of `equilib compare`; name another file")
+
+
 def _check_both_classes(patches: Patches) -> None:
     if len(found := set(patches.labels.tolist())) < 2:
         raise ValueError(
@@ -322,6 +335,7 @@ def compare(
     machine = environment()
     output.parent.mkdir(parents=True, exist_ok=True)
     writable_target(output)
+    _refuse_other(output)
     configs = {kind: replace(config, kind=kind) for kind in KINDS}
     for kind, ours in configs.items():
         build(kind, ours.network)

@@ -54,7 +54,7 @@ def passed_over(path: str | Path) -> list[Path]:
 def _image_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in _listed(path) if file.suffix.lower() in IMAGE_SUFFIXES)
-        files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
+        files = [file for file in files if not file.name.startswith(".") and file.is_file()]
         if not files:
             raise PatchFileError(
                 f"{path} holds no images itself ({', '.join(IMAGE_SUFFIXES)}); {cure_of(passed_over(path))}"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from equilib.results import written_whole
+
 
 def shown(name: str, path: Path) -> str:
     """What stands between the marks of this name; raises ValueError where the file does not hold them once each."""
@@ -16,7 +18,8 @@ def shown(name: str, path: Path) -> str:
 def write(name: str, text: str, path: Path) -> None:
     """Put a text between the marks of this name; raises ValueError where the file does not hold them once each."""
     head, _, tail = _split(name, path)
-    path.write_text(f"{head}\n{text}\n{tail}", encoding="utf-8")
+    with written_whole(path) as temporary:
+        temporary.write_text(f"{head}\n{text}\n{tail}", encoding="utf-8")
 
 
 def _split(name: str, path: Path) -> tuple[str, str, str]:

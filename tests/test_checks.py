@@ -102,3 +102,9 @@ def test_a_folder_has_a_name_wherever_one_stands(tmp_path, monkeypatch, tissue_f
     (tmp_path / "data" / "sub").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "data" / "sub")
     assert [results.folder_name(path) for path in (".", "..", "../sub/.", "/")] == ["sub", "data", "sub", "/"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_raw_patches_are_no_input(dtype):
+    with pytest.raises(ValueError, match="images holds torch.*normalize"):
+        equivariance.run_model(torch.nn.Identity(), torch.zeros(2, 3, 5, 5).to(dtype))

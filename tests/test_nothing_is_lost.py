@@ -64,3 +64,16 @@ def test_a_name_of_any_length_is_written_whole(tmp_path):
     with results.written_whole(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole" and os.listdir(tmp_path) == [path.name]
+
+
+def test_results_take_the_place_of_results_only(tmp_path):
+    from equilib.experiment import _refuse_other
+
+    for contents in (b"\x89HDF", b"thesis", b"[1]", b'{"a": 1}'):
+        (tmp_path / "mine").write_bytes(contents)
+        with pytest.raises(ValueError, match="mine is there already, and holds no results"):
+            _refuse_other(tmp_path / "mine")
+    for contents in (b"", b'{"models": {}}'):
+        (tmp_path / "mine").write_bytes(contents)
+        _refuse_other(tmp_path / "mine")
+    _refuse_other(tmp_path / "none")
