@@ -168,9 +168,10 @@ def protects(every: Sequence[study.Run]) -> str:
 
     harmed = [run for run in every if naive(run) < -HARM]
     fast = min(map(rate, harmed))
-    kinds = " and ".join(sorted({run.variant.kind for run in harmed}))
+    kinds = sorted({run.variant.kind for run in harmed})
+    who = f"all of them {kinds[0]} and" if len(kinds) == 1 else f"{' as well as '.join(kinds)} ones, all"
     told = f"Naive rounding, without equalization, cost {len(harmed)} of {len(every)} networks more than {HARM} points"
-    told += f", all of them {kinds} and trained at a rate of {fast:g} or more."
+    told += f", {who} trained at a rate of {fast:g} or more."
     turning = [run for run in every if not run.variant.conventional and rate(run) >= fast]
     if turning:
         worst = min(map(naive, turning))
