@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from families import VARIANTS
+from families import STEP_PAIRS, VARIANTS, short
 from torch.profiler import ProfilerActivity, profile
 from training_step import batch, step_of
 
@@ -33,12 +33,7 @@ from equilib.runs import ARCHITECTURES
 
 HERE = Path(__file__).parent
 SAVED, README = HERE / "step_profile.json", HERE / "README.md"
-# (ours, what it is compared with): the same channels; the second pair has the same layers, too.
-PAIRS = (
-    ("C4", "conventional"),
-    ("C4, field-wise", "conventional, grouped"),
-    ("C12, field-wise", "conventional, grouped as C12"),
-)
+PAIRS = tuple((short(VARIANTS[ours]), short(VARIANTS[theirs])) for ours, theirs in STEP_PAIRS)
 # The first that is found in an operator's name; a convolution's backward pass is one operator for both gradients.
 KINDS = {
     "convolutions": r"convolution|conv2d|mkldnn_conv",
@@ -69,7 +64,7 @@ def shares(step) -> dict[str, float]:
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """By network, by kind: the median over the rounds, in milliseconds."""
     torch.set_num_threads(1)
-    variants = {variant.timed_as.partition(" MobileNetV2")[0]: variant for variant in VARIANTS}
+    variants = {short(variant): variant for variant in VARIANTS}
     steps = {}
     for name in dict.fromkeys(name for pair in PAIRS for name in pair):
         torch.manual_seed(0)

@@ -108,9 +108,8 @@ def _pcam(folder: Path) -> str:
     from equilib.pcam import SPLITS, Patches, PatchFileError, split_path
 
     found, damaged = [], False
-    named = folder != Path(
-        DATA
-    )  # a folder that was asked for must hold something; the usual one may wait, or hold a part
+    # A folder that was asked for must hold something; the usual one may wait, or hold a part.
+    named = folder != Path(DATA)
     for split in SPLITS:
         files = [split_path(folder, split, key) for key in "xy"]
         try:
