@@ -5,15 +5,14 @@ Reading results needs neither torch nor Lightning; nothing here imports another 
 
 from __future__ import annotations
 
+import bz2
 import errno
-import gzip
 import hashlib
 import json
 import os
 import platform
 import re
 import subprocess
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -26,7 +25,7 @@ from equilib import __version__
 PART = ".part"
 LONGEST_NAME = 255  # bytes, of file systems
 # What a packed JSON file has behind its name.
-PACKED = ".gz"
+PACKED = ".bz2"
 
 
 def writable_target(path: str | Path) -> Path:
@@ -142,11 +141,10 @@ def is_stored(path: str | Path) -> bool:
 
 
 def pack(path: str | Path) -> Path:
-    """Put ``name.json.gz`` in the place of ``name.json``: the same bytes, a third to a quarter as many on the disk."""
+    """Put ``name.json.bz2`` in the place of ``name.json``: the same bytes, a quarter as many on the disk."""
     content = Path(path).read_bytes()
     with written_whole(_packed(path)) as temporary:
-        # Without a time, so that the same content gives the same file.
-        temporary.write_bytes(gzip.compress(content, mtime=0))
+        temporary.write_bytes(bz2.compress(content))
     Path(path).unlink()
     return _packed(path)
 
@@ -156,7 +154,7 @@ def _packed(path: str | Path) -> Path:
 
 
 def read_results(path: str | Path) -> dict:
-    """The contents of a results file, ``name.json`` or, where that is not there, ``name.json.gz``.
+    """The contents of a results file, ``name.json`` or, where that is not there, ``name.json.bz2``.
 
     Raises:
         FileNotFoundError, ValueError: they name the file.
@@ -169,8 +167,8 @@ def read_results(path: str | Path) -> dict:
     content = path.read_bytes()
     if path.suffix == PACKED:
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
+            content = bz2.decompress(content)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be unpacked ({error}): restore it from the repository") from error
     try:
         contents = json.loads(content.decode("utf-8"))

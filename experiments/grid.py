@@ -4,7 +4,7 @@
     python experiments/grid.py train [--plan] --data DATA --folder RUNS [--only 1000]    train and measure what is missing
     python experiments/grid.py again --data DATA --folder RUNS --only C4_w0.35_1000_seed0    does it come out the same?
     python experiments/grid.py ship [--plan] --folder RUNS --only C4_w0.35_20000_seed0   keep weights and INT8 model in results/
-    python experiments/grid.py pack                                                the JSONs of runs, gzipped
+    python experiments/grid.py pack                                                the JSONs of runs, compressed
     python experiments/grid.py confirm                                             complete contrasts on the sealed patches
     python experiments/grid.py tables                                              print all tables, renew the READMEs
 
@@ -131,7 +131,7 @@ def ship(run: Run | PlannedRun, folder: Path, *, int8_only: bool = False) -> Non
 
 
 def pack_all() -> None:
-    """Gzip the JSONs of runs, so that results/ stays small; what is packed already stays as it is.  None is read."""
+    """Compress the JSONs of runs, so that results/ stays small; what is packed already stays as it is.  None is read."""
     for name in RECORDS:
         for path in sorted((RESULTS / name).glob("*.json")):
             print(pack(path).relative_to(RESULTS))
@@ -163,7 +163,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tables", help="print the tables of all results, renew the READMEs")
-    commands.add_parser("pack", help="gzip the JSONs of runs in results/")
+    commands.add_parser("pack", help="compress the JSONs of runs in results/")
     commands.add_parser("confirm", help="the plan's complete contrasts on the confirmation patches")
     for name, summary in (
         ("list", "which runs are done and which are missing"),

@@ -11,7 +11,7 @@ from equilib.training import TrainConfig
 from equilib.variant import ANY_ANGLE, DEFAULT_DIVISOR, Variant
 
 RESULTS = Path(__file__).parent.parent / "results"
-# Its folders with one JSON a run, which `grid.py pack` gzips.
+# Its folders with one JSON a run, which `grid.py pack` compresses.
 RECORDS = ("grid", "ablation", "naive", "search", "evidence", "evidence/confirmation")
 SEALED = RESULTS / "evidence" / "confirmation"
 # Training patches, epochs.  At 1,000 and 4,000 the lowest validation loss comes before the last epoch.

@@ -123,7 +123,7 @@ def test_a_shipped_file_answers_as_its_record_says(name):
 
 
 def test_results_stay_small():
-    """Everything in results/: below 12 MiB.  `python experiments/grid.py pack` gzips the records of new runs."""
+    """Everything in results/: below 12 MiB.  `python experiments/grid.py pack` compresses the records of new runs."""
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 12 * 2**20
 
 
@@ -135,17 +135,17 @@ def test_a_packed_file_is_read_by_the_same_name(tmp_path):
     os.utime(tmp_path / "y.json", (before - 99, before - 99))
     packed = [results.pack(tmp_path / f"{name}.json").read_bytes() for name in ("x", "y")]
     assert packed[0] == packed[1], "the same content, the same file"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json.gz", "y.json.gz"]
-    assert results.read_results(tmp_path / "x.json") == results.read_results(tmp_path / "x.json.gz") == values
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json.bz2", "y.json.bz2"]
+    assert results.read_results(tmp_path / "x.json") == results.read_results(tmp_path / "x.json.bz2") == values
     assert results.is_stored(tmp_path / "x.json") and not results.is_stored(tmp_path / "z.json")
     results.write_json(tmp_path / "y.json", {"newer": 1})
     (tmp_path / "y.json.123.part").write_text("half")
     assert results.read_results(tmp_path / "y.json") == {"newer": 1}
     assert results.results_files(tmp_path) == [tmp_path / "x.json", tmp_path / "y.json"]
-    whole = (tmp_path / "x.json.gz").read_bytes()
+    whole = (tmp_path / "x.json.bz2").read_bytes()
     for damaged in (whole[:-9], b"text", b"", whole[:20] + bytes([whole[20] ^ 255]) + whole[21:]):
-        (tmp_path / "x.json.gz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"x.json.gz (cannot be unpacked|is no JSON file) .*") as error:
+        (tmp_path / "x.json.bz2").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"x.json.bz2 (cannot be unpacked|is no JSON file) .*") as error:
             results.read_results(tmp_path / "x.json")
         assert "\n" not in str(error.value)
 
