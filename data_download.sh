@@ -240,6 +240,9 @@ for i in "${!names[@]}"; do
     say "${h5##*/} differs from its record; fetching it again"
     rm -f "$h5" "$record"
   elif [ -f "$h5" ]; then
+    # A run that was killed after unpacking left the archive, so that nothing is lost.
+    [ -f "$part" ] || [ -f "$gz" ] ||
+      die 1 "${h5##*/} in $dir is not of this script (it has no record), so it stays: move it away, or choose another folder, to download PCam's own"
     say "${h5##*/} has no record of a finished unpacking, so it cannot be checked; replacing it"
   fi
   if [ -f "$gz" ]; then mv -f "$gz" "$part"; fi # from --keep-archives or a browser: check and use it

@@ -64,8 +64,8 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int | tuple[in
     for node in model.graph.node:  # stack traces and names of Python files: of no use on a device
         del node.metadata_props[:]
         node.doc_string = ""
-    del model.graph.value_info[:], model.graph.metadata_props[:], model.metadata_props[:]
-    onnx.helper.set_model_props(model, {self_test.KEY: expected.to_json()})
+    del model.graph.value_info[:], model.graph.metadata_props[:]
+    self_test.stamp(model, expected)
     onnx.checker.check_model(model)
     with written_whole(path) as temporary:
         onnx.save(model, temporary)
@@ -94,7 +94,7 @@ def add_self_test(path: str | Path) -> Path:
     if self_test.stored(model) is not None:
         return path
     expected = self_test.of_file(path)
-    onnx.helper.set_model_props(model, {self_test.KEY: expected.to_json()})
+    self_test.stamp(model, expected)
     with written_whole(path) as temporary:
         onnx.save(model, temporary)
         _check_answers(_open(temporary, 1), path, expected.to_json())
@@ -337,6 +337,8 @@ def _open(path: Path, threads: int, batch: int = 1, layout: Layout | None = None
     try:
         network = prepared(path, layout=layout, batch=batch)
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    except self_test.ChangedWeightsError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -413,6 +415,8 @@ def _optimized(path: str | Path):
         options.log_severity_level = 3
         try:
             onnxruntime.InferenceSession(prepared(path), options, providers=["CPUExecutionProvider"])
+        except self_test.ChangedWeightsError:
+            raise
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} is no ONNX file that onnxruntime can run ({reason})") from error

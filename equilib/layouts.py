@@ -21,6 +21,7 @@ import numpy as np
 from equilib.conv_graph import CHANNELWISE, Conv, ConvGraph, Stored, has_subgraphs
 from equilib.own_integers import own_integers
 from equilib.pieces import cut
+from equilib.self_test import check_weights
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ def prepared(
 
     It is rewritten when a session is made, not when the file is written: that takes 10 ms beside the session's own 20 for
     single patches and some 0.2 s for batches, while the file would be three times as large, and for one kind of processor.
+
+    Raises:
+        ChangedWeightsError: the file's weights are not those that were written.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -97,6 +101,7 @@ def prepared(
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         return str(path)  # found from the path alone
     integers = any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    check_weights(model, path)
     result = rewrite(model, layout or measured_layout("INT8" if integers else "FP32", runtime, batch=batch))
     if runtime == "onnxruntime":
         result = own_integers(result)

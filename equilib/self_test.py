@@ -7,6 +7,7 @@ pooling with other rules).  So :func:`equilib.device.export_onnx` writes the sim
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from equilib.int8 import FakeQuantize, QuantizedLayer
 
 KEY = "equilib.self_test"
+# Another entry: a digest of the weights.  Answers may be off by what rounding explains; a bit of a weight may not.
+DIGEST = "equilib.weights"
 IMAGES = 4
 _ANSWERS = 64  # of an output with more numbers, so many are kept for each image
 
@@ -174,6 +177,42 @@ def onnx_model(path: str | Path, *, weights: bool = True):
     except Exception as error:  # protobuf's kinds
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is no ONNX file that can be read ({reason})") from error
+
+
+class ChangedWeightsError(ValueError):
+    """A file whose weights are not those that were written."""
+
+
+def digest(model) -> str:
+    """The sha256 of an ``onnx.ModelProto``'s constants: their types, shapes and values, whatever they are called."""
+    from onnx import numpy_helper
+
+    constants = [
+        f"{tensor.data_type} {list(tensor.dims)} ".encode() + numpy_helper.to_array(tensor).tobytes()
+        for tensor in model.graph.initializer
+    ]
+    return hashlib.sha256(b"".join(sorted(hashlib.sha256(one).digest() for one in constants))).hexdigest()
+
+
+def stamp(model, test: SelfTest) -> None:
+    """Put a self-test and the digest of the weights into an ``onnx.ModelProto``, in the place of its other metadata."""
+    import onnx
+
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: test.to_json(), DIGEST: digest(model)})
+
+
+def check_weights(model, path: str | Path) -> None:
+    """Refuse an ``onnx.ModelProto`` whose constants changed after :func:`stamp`; older files have no digest.
+
+    Raises:
+        ChangedWeightsError: names the file.
+    """
+    known = next((entry.value for entry in model.metadata_props if entry.key == DIGEST), None)
+    if known is not None and digest(model) != known:
+        raise ChangedWeightsError(
+            f"{path} is damaged: its weights are not those that were written; copy it anew or export it again"
+        )
 
 
 def stored(model) -> str | None:

@@ -138,11 +138,23 @@ def test_truncated_h5_is_redone(run, server, pcam):
     check_folder(run.dir, expected(pcam))
 
 
-def test_h5_without_record_is_redone(run, server, pcam):
+@pytest.mark.parametrize("archive", [VALID_X, VALID_X + ".part"])
+def test_h5_without_record_is_unpacked_again(run, server, pcam, archive):
+    """…when the archive is beside it: a run was killed after unpacking."""
     run.dir.mkdir(parents=True)
     (run.dir / f"{PREFIX}valid_x.h5").write_bytes(b"half a fi")
+    (run.dir / archive).write_bytes(server.files[VALID_X])
     assert run("--only", "valid").returncode == 0
     check_folder(run.dir, expected(pcam, ["valid"]))
+
+
+def test_an_h5_of_somebody_else_stays(run, server):
+    run.dir.mkdir(parents=True)
+    own = run.dir / f"{PREFIX}valid_x.h5"
+    own.write_bytes(b"my own")
+    result = run("--only", "valid")
+    assert result.returncode == 1 and "it stays: move it away" in result.stderr and own.name in result.stderr
+    assert own.read_bytes() == b"my own" and list(run.dir.iterdir()) == [own] and server.requests == []
 
 
 def test_leftovers_beside_right_files_are_removed(run, server, pcam):

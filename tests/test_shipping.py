@@ -67,7 +67,7 @@ def test_a_run_ships_with_its_weights_its_file_and_how_it_was_made(folders):
     }
     kept = onnx.load(results.shipped_int8(name))
     assert kept.graph == onnx.load(runs / f"{RUN.name}_int8.onnx").graph, "the measured file"
-    assert [entry.key for entry in kept.metadata_props] == [self_test.KEY]
+    assert [entry.key for entry in kept.metadata_props] == [self_test.KEY, self_test.DIGEST]
     network = shipped_network(name)
     assert network.config == RUN.config("").network and count_parameters(network) == 58_686
     assert (shipped / f"{name}.pt").stat().st_size < (runs / RUN.name / "best.ckpt").stat().st_size * 0.6
