@@ -81,11 +81,13 @@ command -v md5sum >/dev/null || command -v md5 >/dev/null ||
   die 3 "missing tool 'md5sum' (or 'md5'): install it (apt, conda or brew install coreutils) and run again"
 
 base=${EQUILIB_PCAM_URL:-https://zenodo.org/records/2546921/files} base=${base%/}
+shown=$base # without the name and password that an address may hold
+if [[ $base =~ ^(https?://)[^/]*@(.*)$ ]]; then shown=${BASH_REMATCH[1]}${BASH_REMATCH[2]}; fi
 case $base in
   http://?* | https://?*) ;;
-  *) die 2 "EQUILIB_PCAM_URL must begin with https:// or http://, got '$base'" ;;
+  *) die 2 "EQUILIB_PCAM_URL must begin with https:// or http://, got '$shown'" ;;
 esac
-host=${base#*://} host=${host%%/*} wait_s=${EQUILIB_PCAM_WAIT:-2}
+host=${shown#*://} host=${host%%/*} wait_s=${EQUILIB_PCAM_WAIT:-2}
 # A wrong number in an arithmetic expression would end a loop, and go on behind it.
 [[ $wait_s =~ ^[0-9]{1,4}$ ]] || die 2 "EQUILIB_PCAM_WAIT must be whole seconds, got '$wait_s'"
 wait_s=$((10#$wait_s))
@@ -178,12 +180,12 @@ fetch() {
       rm -f "$part" # range ignored or out of bounds: what we have cannot be continued
       why="$name: the server cannot resume it, so it starts afresh"
     elif [[ $code == [45]?? ]]; then
-      status=6 why="HTTP error $code from $base/$name"
+      status=6 why="HTTP error $code from $shown/$name"
       case $code in 408 | 429 | 5??) ;; *) die 6 "$why; check the address (EQUILIB_PCAM_URL) or https://zenodo.org/records/2546921" ;; esac
     elif [ "$rc" -eq 0 ]; then
       [ "$size" -ne "$bytes" ] || return 0
       rm -f "$part" # a complete answer, but not our file; never resume on top of it
-      die 7 "$name: $host sent $size bytes instead of $bytes (a login or proxy page?); removed it, check $base and run again"
+      die 7 "$name: $host sent $size bytes instead of $bytes (a login or proxy page?); removed it, check $shown and run again"
     elif [ "$rc" -eq 23 ]; then
       die 4 "$name: cannot write to $dir (disk full?); make room and run again to go on from here"
     elif [ "$code" = 000 ]; then

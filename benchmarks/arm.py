@@ -51,4 +51,6 @@ def _session(path: str):
 JOBS = {"answers": answers, "outputs": outputs}
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == [] or sys.argv[1] not in JOBS or len(sys.argv) != 5:
+        sys.exit("arm.py is what runtimes.py and arm_layers.py start under emulation; start those")
     JOBS[sys.argv[1]](*sys.argv[2:])

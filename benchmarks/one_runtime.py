@@ -36,5 +36,7 @@ def main(runtime: str, path: str, patches: str, output: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 5:
+        sys.exit("one_runtime.py is what runtimes.py starts for each row; start that")
     torch.set_num_threads(1)
     main(*sys.argv[1:])

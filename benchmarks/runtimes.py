@@ -38,6 +38,7 @@ from timing import interleaved
 
 from equilib import device, marks, pte
 from equilib.budget import current_budget
+from equilib.cli.options import count
 from equilib.cli.process import until_closed
 from equilib.deploy import deploy
 from equilib.doctor import BROWSERS
@@ -346,7 +347,7 @@ def main() -> None:
         "--short", action="store_true", help="latency alone, with few repeats: a few minutes; the table says so"
     )
     command.add_argument("--data", type=Path, help="folder with PCam's files; without it, synthetic tissue")
-    command.add_argument("--patches", type=int, help="at most so many test patches")
+    command.add_argument("--patches", type=count, help="at most so many test patches")
     command.add_argument("--arm", type=Path, default=cache_root() / "arm", help="folder of arm.sh")
     command.add_argument(
         "--files", type=Path, default=cache_root() / "runtimes", help="folder that keeps exported files"

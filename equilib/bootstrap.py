@@ -14,6 +14,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import rankdata
 
+from equilib.checks import check_labels
+
 REPEATS = 4000
 
 
@@ -34,9 +36,11 @@ def area_under_curve(scores: Sequence[float], labels: Sequence[int]) -> float:
         scores, labels: (N,); labels are 0 and 1.
 
     Raises:
-        ValueError: a class is missing.
+        ValueError: a class is missing, or a label is neither.
     """
-    labels = np.asarray(labels) == 1
+    labels = np.asarray(labels)
+    check_labels(labels, len(scores))
+    labels = labels == 1
     ones, zeros = labels.sum(), (~labels).sum()
     if not ones or not zeros:
         raise ValueError("an area under the curve needs patches of both classes")

@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 WORDS = {bool: "True or False", int: "a whole number", float: "a finite number", str: "a text"}
@@ -58,6 +59,8 @@ def check_images(images: Tensor, shape: Sequence[int | str] | None = None) -> No
     Raises:
         ValueError: no image, images of another shape, integers, or NaN or infinite values among them.
     """
+    if not hasattr(images, "is_floating_point"):
+        raise ValueError(f"images must be a torch tensor, got {type(images).__name__}; torch.from_numpy makes one")
     if len(images) == 0:
         raise ValueError("images is empty: at least one image is needed")
     if shape is not None and (
@@ -84,10 +87,38 @@ def reason_of(error: Exception) -> str:
     return next(lacking, next(iter(lines), type(error).__name__))
 
 
-def check_count(name: str, value: object) -> None:
-    """ValueError, which names the argument, unless this is a whole number of at least 1."""
-    if not _is(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """ValueError, which names the argument, unless this is a whole number and not less than ``least``."""
+    if not _is(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+
+
+def check_whole(name: str, value: object) -> None:
+    """ValueError, which names the argument, unless this is a whole number, negative ones and zero included."""
+    if not _is(value, int):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+
+
+def check_finite_number(name: str, value: object, *, above: float = -math.inf) -> None:
+    """ValueError, which names the argument, unless this is a finite number, and larger than ``above``."""
+    if not _is(value, float) or isinstance(value, bool) or not value > above:
+        raise ValueError(
+            f"{name} must be a finite number{'' if above == -math.inf else f' above {above:g}'}, got {value!r}"
+        )
+
+
+def check_switch(name: str, value: object) -> None:
+    """ValueError, which names the argument, unless this is True or False."""
+    if not _is(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_labels(labels: Tensor | np.ndarray, count: int) -> None:
+    """ValueError unless these are ``count`` classes, each 0 or 1."""
+    if tuple(labels.shape) != (count,):
+        raise ValueError(f"labels has shape {tuple(labels.shape)}, and there are {count} answers")
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError("labels must be 0 or 1, and some are neither")
 
 
 def _is(value: object, kind: type) -> bool:

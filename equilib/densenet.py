@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from equilib.checks import check_kinds
 from equilib.fields import Group
@@ -124,6 +124,7 @@ class DenseNet(nn.Module):
         self.classifier = nn.Linear(config.channels, config.classes) if classifier is None else classifier
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_size(x, self.config)
         return self.classifier(self.dropout(self.pool(self.features(x))))
 
 
@@ -146,6 +147,7 @@ class EquivariantDenseNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         from e2cnn.nn import GeometricTensor
 
+        _check_size(x, self.config)
         fields = self.features(GeometricTensor(x, self.features.in_type)).tensor
         return self.classifier(self.dropout(self.pool(fields)))
 
@@ -154,6 +156,15 @@ class EquivariantDenseNet(nn.Module):
         from equilib.layers import export_sequence
 
         return DenseNet(self.config, export_sequence(self.features), self.classifier.export()).eval()
+
+
+def _check_size(images: Tensor, config: DenseNetConfig) -> None:
+    """Without padding or mask every size has an answer, and only the configured one was trained."""
+    if not isinstance(images, fx.Proxy) and tuple(images.shape[-2:]) != (config.input_size, config.input_size):
+        found, wanted = " x ".join(map(str, images.shape[-2:])), config.input_size
+        raise ValueError(
+            f"this network takes {wanted} x {wanted} pixels, got {found}; crop the batch first (equilib.pcam.crop)"
+        )
 
 
 def _features(config: DenseNetConfig, parts: _PlainParts | _FieldParts):

@@ -26,6 +26,7 @@ from equilib.bias_correction import (
     response_to_constant,
     takes_means,
 )
+from equilib.checks import check_count, check_switch
 from equilib.folding import fold_batch_norm
 from equilib.graph import (
     LAYERS,
@@ -269,6 +270,7 @@ def equalize(
         ValueError: weights that are not finite; ``per_field`` without a partition into fields; another function than
             before, with the layer where the difference begins.
     """
+    check_switch("per_field", per_field), check_count("sweeps", sweeps, least=0)
     # In double precision, so that many small steps do not add up; rounded once at the end.
     equalized = own_copy(network, torch.float64)
     find_input_shape(equalized)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -62,11 +63,19 @@ def _lines(data: str | Path | None) -> Iterator[tuple[str, str]]:
         )
     browser = next((name for name in BROWSERS if shutil.which(name)), None)
     yield "browser", browser or "no chromium on the path: the browser tests are skipped"
-    yield "budget", _budget()
-    yield "synthetic tissue", _synthetic()
+    yield "budget", _asked(_budget)
+    yield "synthetic tissue", _asked(_synthetic)
     if data is not None:
-        yield "PCam", _pcam(Path(data))
-    yield "shipped models", _shipped()
+        yield "PCam", _asked(partial(_pcam, Path(data)))
+    yield "shipped models", _asked(_shipped)
+
+
+def _asked(question: Callable[[], str]) -> str:
+    """The answer, or why there is none: one thing that is wrong must not hide the others."""
+    try:
+        return question()
+    except (OSError, ValueError) as error:
+        return Fault(error)
 
 
 def _bfloat16(instructions: str) -> str:
@@ -90,10 +99,7 @@ def _there(distribution: str) -> bool:
 def _budget() -> str:
     from equilib.budget import current_budget
 
-    try:
-        return current_budget().name
-    except ValueError as error:
-        return Fault(error)
+    return current_budget().name
 
 
 def _synthetic() -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equilib.checks import check_images
+from equilib.checks import check_count, check_images
 from equilib.fields import Group, rotate, rotate_field
 
 Model = nn.Module | Callable[[Tensor], Tensor]
@@ -47,9 +47,13 @@ def run_model(model: Model, images: Tensor, *, batch_size: int = 64) -> Tensor:
         images: (B, C, H, W), normalised.
 
     Raises:
-        ValueError: no image, or one that holds NaN or infinite values, to which integer kernels have an answer.
+        ValueError: no image, or one that holds NaN or infinite values, to which integer kernels have an answer; a single
+            image without a batch; no tensor.
     """
     check_images(images)
+    check_count("batch_size", batch_size)
+    if images.ndim == 3:
+        raise ValueError(f"images has shape {tuple(images.shape)}, one image alone; images[None] makes a batch of it")
     chunks = images.split(batch_size)
     if hasattr(model, "get_inputs"):  # an onnxruntime session
         name = model.get_inputs()[0].name

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from equilib import dfq
+from equilib.checks import check_labels
 from equilib.deploy import LADDER, STEPS, Deployed, deploy, quantization_ladder
 from equilib.equivariance import (
     Model,
@@ -68,12 +69,13 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         labels: (N,), 0 or 1; of one class alone there is no area under the curve, and it is NaN.
 
     Raises:
-        ValueError: not two logits a patch, or some that are NaN or infinite.
+        ValueError: not two logits a patch, some that are NaN or infinite, or labels that are no classes.
     """
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"two logits a patch are needed, got shape {tuple(logits.shape)}")
     if not logits.isfinite().all():
         raise ValueError("the logits hold NaN or infinite values, which are no answers")
+    check_labels(labels, len(logits))
     probability = logits.softmax(1)[:, 1].contiguous()
     return {
         "accuracy": (logits.argmax(1) == labels).double().mean().item(),

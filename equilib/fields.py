@@ -12,12 +12,26 @@ the pixels and permutes these channels; for a cyclic group of N rotations the pe
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, wraps
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from equilib.checks import check_count, check_finite_number, check_switch, check_whole
+
+
+def cached_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute once for the same arguments, and give each caller a tensor of its own, which it may change."""
+    kept = cache(function)
+
+    @wraps(function)
+    def own(*args, **kwargs):
+        return kept(*args, **kwargs).clone()
+
+    return own
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,10 @@ class Group:
 
     rotations: int
     reflections: bool = False
+
+    def __post_init__(self):
+        check_count("rotations", self.rotations)
+        check_switch("reflections", self.reflections)
 
     @classmethod
     def parse(cls, name: str | Group) -> Group:
@@ -90,7 +108,14 @@ def rotate(images: Tensor, degrees: float, *, order: int = 3) -> Tensor:
 
     Returns:
         A tensor of the same shape and dtype; pixels from outside the picture repeat its edge.
+
+    Raises:
+        ValueError: an angle that is no finite number, or another order.
+        TypeError: integers are to be interpolated.
     """
+    check_finite_number("degrees", degrees)
+    if order not in range(4):
+        raise ValueError(f"order must be 0, 1, 2 or 3, got {order!r}")
     quarters, rest = divmod(degrees, 90)
     if rest == 0:
         return torch.rot90(images, int(quarters), dims=(-2, -1))
@@ -111,7 +136,11 @@ def channel_permutation(group: Group, rotation: int) -> tuple[int, ...]:
     Returns:
         ``source``, such that channel ``i`` after the action is channel ``source[i]`` before it.  For a cyclic group
         this is a shift by ``rotation``.
+
+    Raises:
+        ValueError: a rotation that is no whole number of steps, so not in the group.
     """
+    check_whole("rotation", rotation)
     if not group.reflections:
         return tuple((i - rotation) % group.order for i in range(group.order))
     matrix = group.gspace.regular_repr(group.element(rotation))
@@ -134,8 +163,12 @@ def rotate_field(field: Tensor, group: Group | str, rotation: int, *, order: int
         group: the group G.
         rotation: the number of steps of ``group.step`` degrees, counter-clockwise.
         order: of the interpolation, see :func:`rotate`.
+
+    Raises:
+        ValueError: no whole number of fields or of steps.
     """
     group = Group.parse(group)
+    check_whole("rotation", rotation)
     channels = field.shape[1]
     if channels % group.order:
         raise ValueError(f"{channels} channels are no whole number of regular fields of {group.name} ({group.order})")
@@ -159,8 +192,12 @@ def representation_matrix(
 
     Returns:
         (d, d) float64 matrix.
+
+    Raises:
+        ValueError: no such representation or reflection, or no whole number of steps.
     """
     group = Group.parse(group)
+    check_whole("rotation", rotation)
     space = group.gspace
     if reflected and not group.reflections:
         raise ValueError(f"{group.name} has no reflections; use a dihedral group such as D{group.rotations}")
@@ -197,9 +234,16 @@ def transform_field(
         field: (B, fields * d, H, W), the d channels of a field next to each other.
         group, representation, rotation, reflected: see :func:`representation_matrix`.
         order: of the interpolation, see :func:`rotate`.
+
+    Raises:
+        ValueError: as :func:`representation_matrix`, or no whole number of fields.
+        TypeError: integers, which cannot hold what an irreducible representation makes of them.
     """
     group = Group.parse(group)
-    matrix = representation_matrix(group, representation, rotation, reflected=reflected).to(field)
+    matrix = representation_matrix(group, representation, rotation, reflected=reflected)
+    if not field.is_floating_point() and representation not in ("trivial", "regular"):
+        raise TypeError(f"{representation} turns fields into real numbers, got {field.dtype}; convert them first")
+    matrix = matrix.to(field)
     if field.shape[1] % len(matrix):
         raise ValueError(f"{field.shape[1]} channels are no whole number of fields with {len(matrix)} channels")
     moved = rotate(field.flip(-1) if reflected else field, rotation * group.step, order=order)
@@ -219,7 +263,7 @@ def tissue_photograph(size: int = 95) -> Tensor:
     return torch.from_numpy(small).permute(2, 0, 1).float()
 
 
-@cache
+@cached_tensor
 def disc_mask(size: int) -> Tensor:
     """The binary circular mask of the paper (section 4): 1 inside the largest centred disc.
 
@@ -229,7 +273,6 @@ def disc_mask(size: int) -> Tensor:
     Returns:
         (size, size) float tensor of 0 and 1, unchanged by rotations by 90° and by reflections.
     """
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+    check_count("size", size)
     centred = torch.arange(size) - (size - 1) / 2
     return ((centred[:, None] ** 2 + centred[None, :] ** 2) <= (size / 2) ** 2).float()

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from equilib import compat
-from equilib.fields import Group, channel_permutation, representation_matrix
+from equilib.fields import Group, cached_tensor, channel_permutation, representation_matrix
 
 
-@cache
+@cached_tensor
 def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int) -> Tensor:
     """A basis of the band-limited equivariant filters between one input field and one output field.
 
@@ -61,7 +60,7 @@ def steerable_basis(group: Group, in_repr: str, out_repr: str, kernel_size: int)
     return _tie_quarter_turns(basis, group, in_repr == "regular") if out_repr == "regular" else basis
 
 
-@cache
+@cached_tensor
 def pixel_basis(group: Group | str, in_repr: str, kernel_size: int) -> Tensor:
     """All equivariant filters onto a regular field that the pixels of the grid can hold: no band limit.
 

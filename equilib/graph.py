@@ -187,10 +187,15 @@ def check_finite(network: fx.GraphModule) -> None:
                 raise ValueError(f"{name} has {what} that are NaN or infinite; was the training stable?")
 
 
-def own_copy(network: fx.GraphModule, dtype: torch.dtype | None = None) -> fx.GraphModule:
-    """A checked deep copy to work on, by default in its own precision."""
+def check_traced(network: nn.Module) -> None:
+    """Raise ValueError, which says how to get one, unless this is a graph."""
     if not isinstance(network, fx.GraphModule):
         raise ValueError(f"{type(network).__name__} is not traced yet; give it to equilib.dfq.fold_batch_norm first")
+
+
+def own_copy(network: fx.GraphModule, dtype: torch.dtype | None = None) -> fx.GraphModule:
+    """A checked deep copy to work on, by default in its own precision."""
+    check_traced(network)
     check_modules(network)
     _check_calls(network)
     check_finite(network)
@@ -272,6 +277,7 @@ def concatenated(node: fx.Node) -> tuple[fx.Node, ...] | None:
 
 def activations(network: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
     """Every intermediate tensor of a traced network, by the name of its node, without gradients."""
+    check_traced(network)
     values: dict[str, Tensor] = {}
 
     class Watch(fx.Interpreter):

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from equilib.checks import check_count
+
 
 @dataclass(frozen=True)
 class Window:
@@ -31,10 +33,9 @@ class Window:
 
     def __post_init__(self):
         for name in ("kernel", "stride", "dilation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.padding < 0 or self.after < 0:
-            raise ValueError(f"padding must not be negative, got {self.padding} and {self.after}")
+            check_count(name, getattr(self, name))
+        check_count("padding", self.padding, least=0)
+        check_count("padding_after", self.after, least=0)
 
     @property
     def after(self) -> int:
@@ -54,7 +55,8 @@ class Window:
         return self.span(size) // self.stride + 1
 
     def remainder(self, size: int) -> int:
-        """(Padded) pixels left over behind the last window."""
+        """(Padded) pixels left over behind the last window; raises ValueError where not one fits."""
+        self.output_size(size)  # says where not one window fits
         return self.span(size) % self.stride
 
     def exact(self, size: int) -> bool:

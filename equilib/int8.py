@@ -10,7 +10,6 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -59,6 +58,7 @@ class Scheme:
 
 
 W8A8 = Scheme()  # what the paper calls INT8; it does not say more than the bits
+_LARGEST = torch.finfo(torch.float32).max / 4  # of an activation, so that its scale and its sums stay finite
 
 
 class FakeQuantize(nn.Module):
@@ -66,15 +66,16 @@ class FakeQuantize(nn.Module):
 
     def __init__(self, low: float, high: float, scheme: Scheme = W8A8):
         super().__init__()
+        if not abs(low) <= _LARGEST or not abs(high) <= _LARGEST or low > high:  # with NaN, too
+            raise ValueError(f"an activation range must be finite, the lowest value first, got {low} … {high}")
         low, high = min(low, 0.0), max(high, 0.0)
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ValueError(f"an activation range must be finite, got {low} … {high}")
         if scheme.symmetric_activations:
             high = max(-low, high)
             low = -high
         self.limit = 2**scheme.activation_bits - 1
-        # A constant zero tensor still needs a scale.
-        scale = (high - low) / self.limit or 1.0
+        scale = (high - low) / self.limit
+        if scale < torch.finfo(torch.float32).tiny:  # a constant zero tensor still needs a scale
+            scale = 1.0
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(round(-low / scale), dtype=torch.int32))
 

@@ -24,6 +24,7 @@ from equilib.architecture import (  # noqa: F401 (whoever builds a network finds
     MobileNetConfig,
     round_channels,
 )
+from equilib.checks import check_count, check_images, reason_of
 from equilib.densenet import DenseNet, DenseNetConfig, EquivariantDenseNet
 from equilib.grids import Window
 from equilib.plain import BlurredConv2d, DiscMask, DiscMean, FieldDropout, GroupMax, Residual
@@ -214,7 +215,12 @@ class LayerCost:
 
 
 def count_costs(network: nn.Module, input_size: int) -> list[LayerCost]:
-    """Count the layers of a plain network by running one image through it (hooks, no estimate)."""
+    """Count the layers of a plain network by running one image through it (hooks, no estimate).
+
+    Raises:
+        ValueError: the network takes no images of this size.
+    """
+    check_count("input_size", input_size)
     costs: list[LayerCost] = []
 
     def record(name):
@@ -235,6 +241,10 @@ def count_costs(network: nn.Module, input_size: int) -> list[LayerCost]:
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(1, 3, input_size, input_size))
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network takes no image of {input_size} x {input_size} pixels: {reason_of(error)}"
+        ) from error
     finally:
         network.train(training)
         for handle in handles:
@@ -267,15 +277,22 @@ def estimate_statistics(network: nn.Module, images: Tensor | Iterable[Tensor]) -
 
     Args:
         images: (B, 3, n, n), normalised, a few dozen; or batches of them, whose means and variances are averaged.
+
+    Raises:
+        ValueError: no image, or one that holds NaN or infinite values.
     """
     norms = [module for module in network.modules() if hasattr(module, "running_mean")]
     momenta = [norm.momentum for norm in norms]
     try:
         with torch.no_grad():
+            count = 0
             for count, batch in enumerate([images] if isinstance(images, Tensor) else images, start=1):
+                check_images(batch)
                 for norm in norms:
                     norm.momentum = 1 / count
                 network.train()(batch)
+            if not count:
+                raise ValueError("images is empty: the statistics of at least one image are needed")
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum

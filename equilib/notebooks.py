@@ -42,6 +42,24 @@ LOCAL_PATH = re.compile(r"(/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\)")
 MAX_OUTPUT_BYTES, MAX_NOTEBOOK_BYTES = 1_000_000, 5_000_000
 
 
+def read(path: str | Path) -> nbformat.NotebookNode:
+    """A notebook from its file.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: names the file; it is no notebook.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except OSError:
+        raise
+    except Exception as error:  # nbformat's kinds, and whatever odd contents lead to
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} is no notebook ({reason})") from error
+    return notebook
+
+
 def execute(
     path: str | Path, *, timeout: int = 1800, executed: Callable[[], object] | None = None
 ) -> nbformat.NotebookNode:
@@ -54,7 +72,7 @@ def execute(
     from nbclient import NotebookClient
 
     path = Path(path)
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     client = NotebookClient(
         notebook, timeout=timeout, kernel_name=KERNELSPEC["name"], resources={"metadata": {"path": str(path.parent)}}
     )
@@ -72,7 +90,7 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 def watched_runs(paths: Iterable[Path]) -> Iterator[tuple[Path, Callable[[], nbformat.NotebookNode]]]:
     """Each path with what executes it, under one bar, whose estimate is by the number of cells."""
     paths = list(paths)
-    total = sum(len(code_cells(nbformat.read(path, as_version=4))) for path in paths)
+    total = sum(len(code_cells(read(path))) for path in paths)
     with bar(total=total, words="running notebooks", unit="cell") as watched:
         for path in paths:
             watched.set_description(path.name, refresh=False)
@@ -207,7 +225,7 @@ def set_repository(url: str, root: Path) -> list[Path]:
     pages = [root / "pyproject.toml", root / "README.md", root / "CITATION.cff"]
     new = {path: BADGE.sub(badge_address(url), path.read_text(encoding="utf-8").replace(old, url)) for path in pages}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
+        notebook = read(path)
         first = next(cell for cell in notebook.cells if cell.cell_type == "code")
         if first.source != first_cell(old):
             raise ValueError(f"{path}: its first code cell is not the one that equilib.notebooks writes")
@@ -242,7 +260,8 @@ def animation(path: str | Path) -> None:
     for step in range(group.rotations):
         explorer.controls["degrees"].value = step * group.step
         frames.append(Image.open(io.BytesIO(explorer.picture.value)).quantize(64))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=700, loop=0, optimize=True)
+    with written_whole(path) as temporary:
+        frames[0].save(temporary, "GIF", save_all=True, append_images=frames[1:], duration=700, loop=0, optimize=True)
 
 
 def _run(paths: list[Path]) -> int:
@@ -271,7 +290,7 @@ def write_student_copies(paths: Sequence[Path], folder: Path) -> list[Path]:
     copies = {}
     for path in paths:
         target = folder / path.name
-        text = nbformat.writes(student_copy(nbformat.read(path, as_version=4))) + "\n"
+        text = nbformat.writes(student_copy(read(path))) + "\n"
         if target in copies:
             raise ValueError(f"two notebooks are called {path.name}; make their copies in folders of their own")
         if target.exists() and target.resolve() == path.resolve():

@@ -253,7 +253,11 @@ def vary_stain(images: Tensor, strength: float, generator: torch.Generator) -> T
 
     Returns:
         Float32, same shape, values 0 to 255.
+
+    Raises:
+        ValueError: other values, as of :func:`normalize`.
     """
+    _check_pixels(images)
     from skimage.color import hed_from_rgb, rgb_from_hed
 
     to_dye, to_rgb = (torch.tensor(m, dtype=torch.float32) for m in (hed_from_rgb, rgb_from_hed))
@@ -266,13 +270,29 @@ def vary_stain(images: Tensor, strength: float, generator: torch.Generator) -> T
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 patches (B, 3, n, n) to float32 with zero mean and unit variance over PCam, channels_last."""
+    """Patches (B, 3, n, n), uint8 or float32 from 0 to 255, to float32 with zero mean and unit variance over PCam,
+    channels_last.
+
+    Raises:
+        ValueError: another shape or kind of numbers, or real numbers from 0 to 1.
+    """
+    _check_pixels(images)
     # A copy even of floats, since it is changed in place.
     x = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
     rows = x.permute(0, 2, 3, 1).flatten(2)  # (B, n, 3 n): long rows are what vector instructions want
     n = images.shape[-1]
     rows.sub_(255 * torch.tensor(MEAN * n, device=x.device)).div_(255 * torch.tensor(STD * n, device=x.device))
     return x
+
+
+def _check_pixels(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"patches have shape (B, 3, n, n), got {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"patches hold uint8, or real numbers from 0 to 255, got {images.dtype}")
+    # Not on an accelerator, which every step would wait for.
+    if images.is_floating_point() and images.device.type == "cpu" and images.numel() and 0 < images.max() <= 1:
+        raise ValueError("patches hold real numbers from 0 to 1, where 0 to 255 is meant; multiply them by 255")
 
 
 def input_range() -> tuple[float, float]:

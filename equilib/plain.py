@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from equilib.checks import check_count
 from equilib.fields import disc_mask
 
 
@@ -216,6 +217,7 @@ class Crop(nn.Module):
 
     def __init__(self, margin: int):
         super().__init__()
+        check_count("margin", margin)
         self.margin = margin
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from equilib.graph import LAYERS, activations, concatenated, is_flatten, is_relu, module_of, source_of, summands
+from equilib.checks import check_count, check_finite_number, check_images
+from equilib.graph import (
+    LAYERS,
+    activations,
+    check_traced,
+    concatenated,
+    is_flatten,
+    is_relu,
+    module_of,
+    source_of,
+    summands,
+)
 from equilib.plain import Crop, DiscMask, DiscMean, GroupMax, facts
 
 # In evaluation mode these give values that they were given.
@@ -57,6 +68,8 @@ def activation_ranges(
     Raises:
         ValueError: an empty or infinite input range; a layer without statistics, or an operation with no rule; the message names it and the way out.
     """
+    check_traced(network)
+    check_finite_number("deviations", deviations, above=0)
     low, high = input_range
     if not -math.inf < low < high < math.inf:  # with NaN, too
         raise ValueError(
@@ -175,10 +188,10 @@ def calibrated_ranges(
     Returns:
         As :func:`activation_ranges`, without means and standard deviations.
     """
+    check_count("batch_size", batch_size)
     if not 0 <= outliers < 0.5:
         raise ValueError(f"outliers must lie in [0, 0.5), got {outliers}")
-    if len(images) == 0:
-        raise ValueError("images is empty: at least one calibration patch is needed")
+    check_images(images)
     seen: dict[str, Distribution] = {}
     for chunk in images.split(batch_size):
         for name, value in activations(network, chunk).items():

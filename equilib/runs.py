@@ -358,18 +358,25 @@ def _resumable(path: Path) -> dict:
     try:
         contents = read_checkpoint(path)
     except ValueError as error:
-        raise ValueError(f"{error}; {_way_out(path)}") from error
+        raise ValueError(f"{error}; {way_out(path)}") from error
     lacking = [key for key in _RESUMABLE if key not in contents]
     lacking += [key for key in ("equilib", "callbacks") if not isinstance(contents.get(key), dict)]
     if lacking or "History" not in contents["callbacks"]:
         missing = lacking[0] if lacking else "callbacks.History"
         raise ValueError(
-            f"{path} is no checkpoint of a training that can go on (it lacks {missing!r}); {_way_out(path)}"
+            f"{path} is no checkpoint of a training that can go on (it lacks {missing!r}); {way_out(path)}"
         )
+    # One optimizer, one schedule; Lightning would take an empty list for a fresh start, and go on with other steps.
+    parts = {key: contents[key] for key in ("optimizer_states", "lr_schedulers")}
+    parts["loops"] = [contents["loops"].get("fit_loop")] if isinstance(contents["loops"], dict) else None
+    for key, part in parts.items():
+        if not (isinstance(part, list) and len(part) == 1 and isinstance(part[0], dict) and part[0]):
+            raise ValueError(f"{path} is damaged, its {key!r} are not those of a training; {way_out(path)}")
     return contents
 
 
-def _way_out(path: Path) -> str:
+def way_out(path: Path) -> str:
+    """What to do about a checkpoint that no training can continue from."""
     best = path.with_name(BEST)
     if path.name == LAST and best.is_file():
         try:
@@ -409,8 +416,10 @@ def _refuse_foreign(folder: Path) -> None:
             raise ValueError(
                 f"{path} is not of a run ({error}), and there is no checkpoint; choose another folder"
             ) from error
-    elif (folder / METRICS).exists():
-        raise ValueError(f"{folder / METRICS} is not of a run, since there is no checkpoint; choose another folder")
+    else:
+        foreign = next((name for name in (METRICS, CURVES) if (folder / name).exists()), None)
+        if foreign is not None:
+            raise ValueError(f"{folder / foreign} is not of a run, since there is no checkpoint; choose another folder")
 
 
 def _refuse_another(folder: Path, contents: dict, config: TrainConfig, patches: dict[str, str]) -> None:

@@ -48,6 +48,7 @@ from equilib.runs import (
     read_checkpoint,
     save_weights,
     shipped_network,
+    way_out,
     write_rows,
 )
 
@@ -153,6 +154,10 @@ class PatchClassifier(lightning.LightningModule):
         classes = max(config.network.classes, 2)
         self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.valid_accuracy = MulticlassAccuracy(classes, average="micro")
+        self.started = False  # whether all that an earlier start left has been taken over
+
+    def on_train_start(self):
+        self.started = True
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["equilib"] = self.config.to_dict()
@@ -326,6 +331,8 @@ def train(
 def _trainer(options: dict, callbacks: list, folder: Path, epochs: int) -> lightning.Trainer:
     """The trainer with the caller's options, or a ValueError that repeats them with Lightning's reason."""
     options = dict(accelerator="auto", devices="auto", precision="32-true") | options
+    if ended := {"max_steps", "max_time", "max_epochs", "min_steps", "min_epochs"} & options.keys():
+        raise ValueError(f"{min(ended)} is no option: the configuration's epochs say how long a training takes")
     if options["precision"] not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {options['precision']!r}")
     try:
@@ -376,6 +383,13 @@ def _fit(trainer: lightning.Trainer, module: PatchClassifier, data: PatchData, r
             raise
         signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        if resume is None or module.started:
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{resume} is damaged, the training cannot go on from it ({type(error).__name__}: {reason}); {way_out(resume)}"
+        ) from error
 
 
 @contextmanager

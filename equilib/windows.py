@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equilib.checks import check_count
 from equilib.equivariance import Model, run_model
 from equilib.pcam import LABEL_WINDOW, normalize
 
@@ -29,7 +30,7 @@ class Windows:
             that are judged lie side by side.
 
     Raises:
-        ValueError: the picture is smaller than a window, or a stride below 1.
+        ValueError: the picture is smaller than a window, or a size or stride is no whole number above 0.
     """
 
     height: int
@@ -38,8 +39,8 @@ class Windows:
     stride: int = LABEL_WINDOW
 
     def __post_init__(self):
-        if self.stride < 1:
-            raise ValueError(f"stride must be at least 1, got {self.stride}")
+        for name in ("height", "width", "size", "stride"):
+            check_count(name, getattr(self, name))
         if min(self.height, self.width) < self.size:
             raise ValueError(
                 f"a picture of {self.width} x {self.height} pixels is smaller than the network's window of {self.size} x {self.size}"
@@ -145,6 +146,8 @@ def probability_map(
     logits = torch.cat([run_model(model, batch, batch_size=batch_size) for batch in batches])
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"two logits a window are needed, got shape {tuple(logits.shape)}")
+    if normalized and not torch.allclose(logits.nansum(1), torch.ones(()), atol=1e-3):
+        raise ValueError("normalized=True says that the model gives probabilities, and their sums are not 1")
     # Each window by itself: of equal logits equal bits, wherever in a batch they stood.
     probabilities = torch.stack([(row if normalized else row.softmax(0))[1] for row in logits])
     probabilities[~logits.isfinite().all(1)] = float("nan")

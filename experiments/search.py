@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from runs import BATCH_SIZE, RESULTS, VALID_PATCHES
 
+from equilib.cli.options import count
 from equilib.cli.process import until_closed
 from equilib.fields import Group
 from equilib.mobilenet import KINDS, MobileNetConfig
@@ -130,7 +131,7 @@ def arguments() -> argparse.ArgumentParser:
         command.add_argument("--group", default="C4")
         command.add_argument("--width", type=float, default=0.35)
         command.add_argument(
-            "--divisor", type=int, help="channels are multiples of it, by default of the group's order"
+            "--divisor", type=count, help="channels are multiples of it, by default of the group's order"
         )
         command.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
         command.add_argument("--run", help="the run of exactly this name")

@@ -82,7 +82,8 @@ def checkpoint(name):
         torch.manual_seed(0)
         network = build(CONFIG.kind, CONFIG.network)
         contents = {"state_dict": network.state_dict(), "equilib": CONFIG.to_dict(), "epoch": 0, "processes": 1}
-        contents |= {"callbacks": {"History": {}}, "optimizer_states": [], "lr_schedulers": [], "loops": {}}
+        contents |= {"callbacks": {"History": {}}, "optimizer_states": [{0: 0}]}
+        contents |= {"lr_schedulers": [{0: 0}], "loops": {"fit_loop": {0: 0}}}
         for one in {name, "best.ckpt"}:
             save_checkpoint(contents | {"patches": DIGESTS}, folder / one)
         return folder / name

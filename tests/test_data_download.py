@@ -148,6 +148,15 @@ def test_h5_without_record_is_unpacked_again(run, server, pcam, archive):
     check_folder(run.dir, expected(pcam, ["valid"]))
 
 
+def test_a_password_in_the_address_is_not_shown(run, server):
+    server.status[VALID_X] = 403
+    secret = server.url.replace("://", "://name:secret@")
+    result = run("--only", "valid", EQUILIB_PCAM_URL=secret)
+    assert result.returncode == 6 and "secret" not in result.stderr and server.url in result.stderr
+    result = run("--only", "valid", EQUILIB_PCAM_URL="ftp://name:secret@host")
+    assert result.returncode == 2
+
+
 def test_an_h5_of_somebody_else_stays(run, server):
     run.dir.mkdir(parents=True)
     own = run.dir / f"{PREFIX}valid_x.h5"

@@ -99,3 +99,17 @@ def test_whether_a_model_may_change_its_answers_is_asked_of_its_run(monkeypatch)
     conventional = SimpleNamespace(variant=SimpleNamespace(conventional=True))
     monkeypatch.setattr("equilib.study.shipped_run", lambda name: conventional)
     assert dict(doctor.report(None))["shipped models"].endswith("same bits under quarter turns")
+
+
+def test_what_cannot_be_asked_hides_nothing_else(monkeypatch, tmp_path):
+    """A cache that is nowhere, a list of shipped models that cannot be read: each is its own line."""
+
+    def broken(name):
+        raise ValueError("checkpoints.json is no JSON file")
+
+    monkeypatch.setattr("equilib.results.shipped_results", broken)
+    monkeypatch.setenv("EQUILIB_CACHE", "~nobody-of-this-name/x")
+    found = dict(doctor.report(None))
+    for name, words in (("shipped models", "checkpoints.json is no JSON"), ("synthetic tissue", "EQUILIB_CACHE=")):
+        assert words in found[name] and isinstance(found[name], doctor.Fault)
+    assert found["budget"] and not isinstance(found["budget"], doctor.Fault)

@@ -207,7 +207,7 @@ def test_one_bit_of_a_weight_is_seen(written, tmp_path, bit):
     assert {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT} <= largest.keys()
     for number, name in enumerate(tensor.name for tensor in largest.values()):
 
-        def flip(model):
+        def flip(model, name=name):
             tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
             raw = bytearray(tensor.raw_data)
             raw[len(raw) // 2] ^= 1 << bit
@@ -215,7 +215,9 @@ def test_one_bit_of_a_weight_is_seen(written, tmp_path, bit):
 
         damaged = _changed(written, tmp_path, flip).rename(tmp_path / f"{number}.onnx")
         for read in (device.session, device.optimized_operators):
-            with pytest.raises(ValueError, match=rf"{number}\.onnx.* is damaged: its weights .* export it again") as error:
+            with pytest.raises(
+                ValueError, match=rf"{number}\.onnx.* is damaged: its weights .* export it again"
+            ) as error:
                 read(damaged)
             assert "\n" not in str(error.value)
 

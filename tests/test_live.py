@@ -421,8 +421,9 @@ def test_the_folder_is_served_on_this_machine(folder, monkeypatch):
     with urlopen(f"http://127.0.0.1:{address[1]}/rotation.js") as answer:
         assert answer.read() == (live.PAGE / "rotation.js").read_bytes()
         assert answer.headers.get_content_type() == "text/javascript"
-    with pytest.raises(live.LivePageError, match="--port"):
-        command.serve(folder, int(address[1]))
+    for port in (int(address[1]), 99999, -1):
+        with pytest.raises(live.LivePageError, match=f"port {port} cannot be used.*--port"):
+            command.serve(folder, port)
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """What is made never takes the place of something else: folders of pages, copies for students."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -77,3 +79,54 @@ def test_results_take_the_place_of_results_only(tmp_path):
         (tmp_path / "mine").write_bytes(contents)
         _refuse_other(tmp_path / "mine")
     _refuse_other(tmp_path / "none")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a process ends without a word")
+def test_a_command_that_is_told_to_end_leaves_nothing_half(tmp_path):
+    target = tmp_path / "model.onnx"
+    target.write_text("whole")
+    script = """
+import os, signal, sys
+from equilib.cli.process import until_closed
+from equilib.results import written_whole
+
+def command():
+    with written_whole(sys.argv[1]) as temporary:
+        temporary.write_text("ha")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.exit(until_closed(command))
+"""
+    ended = subprocess.run([sys.executable, "-c", script, str(target)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (143, "")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "whole"
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    from PIL import Image
+
+    save = Image.Image.save
+
+    def full(self, path, *arguments, **options):
+        if not isinstance(path, Path):  # the frames, in memory
+            return save(self, path, *arguments, **options)
+        path.write_bytes(b"GIF8")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    (tmp_path / "turning.gif").write_bytes(b"before")
+    assert notebooks.main(["animation", str(tmp_path / "turning.gif")]) == 2
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "1", '"x"', '{"cells": 3}', "", '{"cells": [{}], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'],
+)
+def test_a_file_that_is_no_notebook_is_named(tmp_path, capsys, text):
+    (tmp_path / "odd.ipynb").write_text(text)
+    for arguments in (["run"], ["student", str(tmp_path / "copies")]):
+        assert notebooks.main([*arguments, str(tmp_path / "odd.ipynb")]) == 2
+        said = capsys.readouterr().err.strip()
+        assert "odd.ipynb is no notebook (" in said and "\n" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.ipynb"]

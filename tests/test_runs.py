@@ -27,7 +27,8 @@ def written(path, network, **changes):
     weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     beside = {"train_loss.mean_value": torch.zeros(())}
     contents = {"state_dict": weights | beside, "equilib": CONFIG.to_dict(), "epoch": 1, "processes": 1}
-    contents |= {"callbacks": {"History": {"rows": []}}, "optimizer_states": [], "lr_schedulers": [], "loops": {}}
+    contents |= {"callbacks": {"History": {"rows": []}}, "optimizer_states": [{0: 0}]}
+    contents |= {"lr_schedulers": [{0: 0}], "loops": {"fit_loop": {0: 0}}}
     contents = {key: value for key, value in (contents | {"patches": PATCHES} | changes).items() if value is not None}
     save_checkpoint(contents, path)
     return path
@@ -248,7 +249,8 @@ def test_weights_alone_are_no_run(run, network):
 
 
 @pytest.mark.parametrize(
-    "name, text", [("config.json", '{"name": "mine"}'), ("config.json", ""), ("metrics.csv", "a,b")]
+    "name, text",
+    [("config.json", '{"name": "mine"}'), ("config.json", ""), ("metrics.csv", "a,b"), ("curves.png", "mine")],
 )
 def test_a_folder_of_something_else_stays_as_it_is(tmp_path, name, text):
     (tmp_path / name).write_text(text)

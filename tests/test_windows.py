@@ -80,7 +80,7 @@ def test_windows_are_the_pieces_of_the_picture(picture):
 def test_bad_arguments(picture):
     with pytest.raises(ValueError, match="159 x 94 pixels is smaller than the network's window of 95 x 95"):
         Windows(94, 159, 95)
-    with pytest.raises(ValueError, match="stride must be at least 1"):
+    with pytest.raises(ValueError, match="stride must be a whole number, at least 1"):
         Windows(200, 200, 95, 0)
     with pytest.raises(ValueError, match="must be uint8"):
         next(window_batches(picture.astype(float), Windows(*picture.shape[:2], 95)))

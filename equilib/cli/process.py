@@ -7,18 +7,38 @@ goes through :func:`until_closed`.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-PIPE_CLOSED = 141  # as the shell reports a program that was ended by a reader that closed the pipe
+# As the shell reports a program that was ended by a reader that closed the pipe, and one that was told to end.
+PIPE_CLOSED, TERMINATED = 141, 143
 
 
 def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
     """Run a command; returns its exit status (None counts as 0), or 141 where nobody reads its output any more.
 
-    What a user can cause is one sentence and status 1 (:func:`equilib.__main__.explain`); a bug is raised.
+    What a user can cause is one sentence and status 1 (:func:`equilib.__main__.explain`); a bug is raised.  A command that
+    is told to end (SIGTERM) takes away what it was writing, like one that is interrupted.
     """
+    # By default a process ends where it stands, and leaves half of a file behind.
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return _until_closed(command, *arguments)
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(TERMINATED)
+
+
+def _until_closed(command: Callable[..., int | None], *arguments: object) -> int:
     if sys.stderr is None:  # closed, as under some daemons; print() would write to the output instead
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
     try:

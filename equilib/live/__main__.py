@@ -40,8 +40,9 @@ def serve(folder: Path, port: int) -> None:
     """Serve the folder on this machine alone, until it is interrupted."""
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=folder))
-    except OSError as error:
-        raise LivePageError(f"port {port} cannot be used ({error.strerror}): name another with --port") from error
+    except (OSError, OverflowError) as error:  # the second of a number that no port has
+        reason = getattr(error, "strerror", None) or error
+        raise LivePageError(f"port {port} cannot be used ({reason}): name another with --port") from error
     with server:
         print(f"open http://localhost:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         try:
