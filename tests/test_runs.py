@@ -4,13 +4,16 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from equilib import training
 from equilib.densenet import DenseNet, DenseNetConfig
 from equilib.mobilenet import MobileNetConfig, build
 from equilib.runs import TrainConfig, claim, load_network, read_checkpoint, save_checkpoint
+from equilib.training import PatchClassifier
 
 CONFIG = TrainConfig("conventional", MobileNetConfig(width=0.1, group="C4"), epochs=3)
 PATCHES = {"train": "aa", "valid": "bb"}
@@ -212,6 +215,32 @@ def test_the_configuration_of_the_weights_counts(run, config):
         claim(run, replace(CONFIG, network=CONFIG.network.replace(width=0.2)), PATCHES, writes=True)
     assert claim(run, CONFIG, PATCHES, writes=True) == run / "last.ckpt"
     assert TrainConfig.from_dict(json.loads((run / "config.json").read_text())) == CONFIG
+
+
+@pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "loops"])
+@pytest.mark.parametrize("odd", [{}, [], [{}], {"fit_loop": {}}, [{0: 0}] * 2, 3], ids=str)
+def test_a_checkpoint_whose_parts_are_odd_is_named(run, network, part, odd):
+    """Not only one that lacks them: Lightning would take an empty list for a fresh start."""
+    written(run / "last.ckpt", network, **{part: odd})
+    with pytest.raises(ValueError, match=f"last.ckpt is damaged, its '{part}'.*delete it and give the same command"):
+        claim(run, CONFIG, PATCHES, writes=True)
+
+
+def test_what_cannot_be_taken_over_is_damage_too(run):
+    """What Lightning's loops and torch's optimizers find out about their own states."""
+    module = PatchClassifier(CONFIG)
+
+    def fit(*_, **__):
+        raise KeyError("state")
+
+    trainer = SimpleNamespace(fit=fit)
+    with pytest.raises(ValueError, match="last.ckpt is damaged.*KeyError: 'state'.*delete it"):
+        training._fit(trainer, module, None, run / "last.ckpt")
+    with pytest.raises(KeyError):  # of a fresh start, and once a step is taken, it is a bug
+        training._fit(trainer, module, None, None)
+    module.on_train_start()
+    with pytest.raises(KeyError):
+        training._fit(trainer, module, None, run / "last.ckpt")
 
 
 @pytest.mark.parametrize("damage", [b"", b"no", slice(3000)])

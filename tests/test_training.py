@@ -447,16 +447,3 @@ def test_the_command_draws_its_curves_and_says_where_they_are(data, tmp_path, ca
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "curves.png" in said.out and said.out.count("epoch   1") == 1
     assert "\r" not in said.out + said.err and "it/s" not in said.out + said.err
-
-
-@pytest.mark.parametrize("part", ["optimizer_states", "lr_schedulers", "loops"])
-@pytest.mark.parametrize("odd", [{}, [{}], {"fit_loop": {}}, 3], ids=str)
-def test_a_checkpoint_whose_parts_are_odd_is_named(trained, tmp_path, part, odd):
-    """Not only where a part is missing: an empty one, or one of another kind; or the training goes on as if nothing were."""
-    config, run, result = trained
-    shutil.copytree(run, tmp_path / "run")
-    contents = torch.load(run / "last.ckpt", weights_only=True)
-    torch.save(contents | {part: odd}, tmp_path / "run" / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last\.ckpt is damaged.*delete it and give the same command") as error:
-        train(config, tmp_path / "run", accelerator="cpu", devices=1, progress=False)
-    assert "\n" not in str(error.value)
