@@ -1,9 +1,10 @@
 """Which layout of a network a runtime runs fastest on this machine; equilib/layouts.py holds what came out.
 
-    python benchmarks/layouts.py [--runtimes onnxruntime openvino] [--quick] [--save]
+    python benchmarks/layouts.py [--runtimes onnxruntime openvino executorch] [--quick] [--save]
 
 Field-wise networks with k fields in one group (k = 1 is as written) or cut into dense pieces, and strict ones with padded
 depthwise channels, each beside the conventional network of the same channels; INT8 and FP32, one thread, interleaved.
+Of ExecuTorch, INT8 programs with merged groups: those that equilib.pte could write.
 Medians of processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.
 `--save` keeps the figures in benchmarks/layouts.json, under this architecture and runtime, and their table in README.md.
 """
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import astuple, fields
 from importlib.metadata import version
 from itertools import product
@@ -26,8 +28,9 @@ from unittest.mock import patch
 
 import onnx
 import torch
+from torch import nn
 
-from equilib import device, layouts, marks, runtimes
+from equilib import device, layouts, marks, pte, runtimes
 from equilib.cli.process import until_closed
 from equilib.deploy import deploy
 from equilib.layouts import Layout, architecture, rewrite
@@ -54,16 +57,23 @@ NETWORKS = {
 }
 
 
+def trained(name: str) -> nn.Module:
+    """A network of :data:`NETWORKS`, in evaluation mode."""
+    source, _ = NETWORKS[name]
+    if isinstance(source, str):
+        return shipped_network(source)
+    torch.manual_seed(0)
+    return estimate_statistics(build(source[0], MobileNetConfig(**source[1])), torch.randn(8, 3, 95, 95))
+
+
 def files(folder: Path) -> dict[tuple[str, str], Path]:
     """INT8 and FP32 files of all networks; those that come with the project are copies of the shipped ones."""
     paths = {}
     for name, (source, _) in bar(NETWORKS.items(), words="exports", unit="network"):
+        network = trained(name)
         if isinstance(source, str):
-            network = shipped_network(source)
             paths[name, "INT8"] = Path(copy(shipped_int8(source), folder))
         else:
-            torch.manual_seed(0)
-            network = estimate_statistics(build(source[0], MobileNetConfig(**source[1])), torch.randn(8, 3, 95, 95))
             paths[name, "INT8"] = deploy(network, folder / f"{name}.onnx").onnx
         paths[name, "FP32"] = device.export_onnx(exported(network), folder / f"{name}, FP32.onnx", 95)
     return paths
@@ -84,8 +94,25 @@ def as_it_is(path, *_, **__) -> str:
     return str(path)
 
 
-def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> dict:
-    """Milliseconds by network, precision, layout and batch size."""
+def programs(paths: dict[tuple[str, str], Path]) -> dict[tuple[str, str, str], Callable]:
+    """ExecuTorch's, by network, precision and layout."""
+    models = {}
+    for (name, precision), path in bar(paths.items(), words="programs", unit="file"):
+        if precision != "INT8":
+            continue
+        simulated = deploy(trained(name), path.with_name("unused.onnx")).simulated
+        for label, layout in variants(name).items():
+            if layout != Layout(layout.group_channels):
+                continue  # padding and pieces are onnxruntime's
+            with patch.object(pte, "LAYOUT", layout):
+                models[name, precision, label] = pte.load_pte(
+                    pte.export_pte(simulated, path.with_name("program.pte"), 95)
+                )
+    return models
+
+
+def rewritten_files(runtime: str, paths: dict[tuple[str, str], Path]) -> dict[tuple[str, str, str], Callable]:
+    """ONNX files in a runtime, by network, precision and layout."""
     models = {}
     for (name, precision), path in bar(paths.items(), words="rewriting", unit="file"):
         model = onnx.load(path)
@@ -97,6 +124,12 @@ def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> di
             onnx.save(own_integers(rewritten), other)
             with patch.object(device, "prepared", as_it_is), patch.object(runtimes, "prepared", as_it_is):
                 models[name, precision, label] = runtimes.RUNTIMES[runtime].load(other)
+    return models
+
+
+def measure(runtime: str, paths: dict[tuple[str, str], Path], quick: bool) -> dict:
+    """Milliseconds by network, precision, layout and batch size."""
+    models = programs(paths) if runtime == "executorch" else rewritten_files(runtime, paths)
     milliseconds: dict = {}
     for batch, (calls, rounds) in BATCHES.items():
         images = torch.randn(batch, 3, 95, 95, generator=torch.Generator().manual_seed(0))
@@ -177,7 +210,7 @@ def ranking(milliseconds: dict, precision: str, batch: int) -> dict[Layout, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runtimes", nargs="+", choices=list(runtimes.RUNTIMES), default=["onnxruntime"])
+    parser.add_argument("--runtimes", nargs="+", choices=[*runtimes.RUNTIMES, "executorch"], default=["onnxruntime"])
     parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/layouts.json")
     options = parser.parse_args()
@@ -190,7 +223,7 @@ def main() -> None:
             machine = {"runtime": version(runtime)} | here
             print(f"{runtime} on {architecture()}; {', '.join(f'{key} {value}' for key, value in machine.items())}\n")
             print(tables(milliseconds))
-            for precision in ("INT8", "FP32"):
+            for precision in milliseconds["conventional"]:
                 for batch in BATCHES:
                     print(f"\n{precision}, {batch} at once, time relative to as written, of all together:")
                     for layout, ratio in list(ranking(milliseconds, precision, batch).items())[:4]:

@@ -45,16 +45,43 @@ class Conv:
     def constants(self) -> list[Stored]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
-    def merged_weight(self, merged: int) -> np.ndarray:
-        """The weight with ``merged`` neighbouring groups in one: what a group has of another one is 0."""
-        outputs, width, *kernel = self.weight.array.shape
-        groups, rows = self.groups // merged, outputs // self.groups
-        # (new groups, merged, outputs of one, merged, inputs of one, …)
-        wide = np.full((groups, merged, rows, merged, width, *kernel), self.weight.zero, self.weight.array.dtype)
-        narrow = self.weight.array.reshape(groups, merged, rows, width, *kernel)
-        for place in range(merged):
-            wide[:, place, :, place] = narrow[:, place]
-        return wide.reshape(outputs, merged * width, *kernel)
+    def merge(self, group_channels: int) -> bool:
+        """Merge neighbouring groups (:func:`merged_groups`), in place; whether there were any to merge."""
+        merged = mergeable(self.groups, self.weight.array.shape[1], group_channels)
+        self.weight.array = merged_groups(self.weight.array, self.groups, merged, self.weight.zero)
+        self.groups //= merged
+        return merged > 1
+
+
+def mergeable(groups: int, width: int, group_channels: int) -> int:
+    """How many neighbouring groups of ``width`` input channels become one: as many as divide their number and stay within
+    ``group_channels``; 1, for none, where a layer is dense or depthwise."""
+    if groups == 1 or width == 1:
+        return 1
+    return max(k for k in range(1, groups + 1) if groups % k == 0 and (k == 1 or k * width <= group_channels))
+
+
+def merged_groups(weight: np.ndarray, groups: int, merged: int, zero: int = 0) -> np.ndarray:
+    """A convolution's weight with ``merged`` neighbouring groups in one: what a group has of another one is 0.
+
+    Args:
+        weight: (outputs, inputs / groups, height, width).
+        groups: of the convolution.
+        merged: divides them.
+        zero: the number that stands for 0.
+
+    Returns:
+        (outputs, merged * inputs / groups, height, width), for ``groups / merged`` groups: the same sums, and products
+        with zero.
+    """
+    outputs, width, *kernel = weight.shape
+    rows = outputs // groups
+    # (new groups, merged, outputs of one, merged, inputs of one, …)
+    wide = np.full((groups // merged, merged, rows, merged, width, *kernel), zero, weight.dtype)
+    narrow = weight.reshape(groups // merged, merged, rows, width, *kernel)
+    for place in range(merged):
+        wide[:, place, :, place] = narrow[:, place]
+    return wide.reshape(outputs, merged * width, *kernel)
 
 
 class ConvGraph:

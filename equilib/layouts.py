@@ -53,6 +53,8 @@ AS_WRITTEN = Layout()
 # smallest batch that a layout is for: many small convolutions cost a single patch more than the zeros that they save.
 MEASURED = {
     ("x86_64", "onnxruntime"): {"INT8": {1: Layout(48, 16), 4: Layout(48, 16, 16)}, "FP32": {1: Layout(16, 16)}},
+    # Decided when the program is written; in larger groups it would be slower, and more than half as large as FP32.
+    ("x86_64", "executorch"): {"INT8": {1: Layout(16)}},
 }
 
 
@@ -135,20 +137,7 @@ def rewrite(model, layout: Layout):
 
 def _merge(graph: ConvGraph, group_channels: int) -> bool:
     """Merge as many neighbouring groups as divide their number and stay within ``group_channels``."""
-    changed = False
-    for conv in graph.convs.values():
-        width = conv.weight.array.shape[1]
-        if conv.groups == 1 or width == 1:  # dense, depthwise
-            continue
-        merged = max(
-            k for k in range(1, conv.groups + 1) if conv.groups % k == 0 and (k == 1 or k * width <= group_channels)
-        )
-        if merged == 1:
-            continue
-        changed = True
-        conv.weight.array = conv.merged_weight(merged)
-        conv.groups //= merged
-    return changed
+    return any([conv.merge(group_channels) for conv in graph.convs.values()])
 
 
 @dataclass

@@ -14,7 +14,7 @@ from math import lcm
 
 import numpy as np
 
-from equilib.conv_graph import Conv, ConvGraph, Stored, copied, keep_nodes
+from equilib.conv_graph import Conv, ConvGraph, Stored, copied, keep_nodes, merged_groups
 
 # Done channel by channel, between a convolution and where its result is quantized.
 _BETWEEN = {"Relu", "Clip", "QuantizeLinear"}
@@ -80,7 +80,7 @@ class _Cut:
             sizes = numpy_helper.from_array(np.full(self.count, columns), f"{self.last.output[0]}/sizes")
             self.graph.graph.initializer.append(sizes)
             result.append(helper.make_node("Split", [self.source, sizes.name], pieces, axis=1))
-        weight = self.conv.merged_weight(self.merged)
+        weight = merged_groups(self.conv.weight.array, self.conv.groups, self.merged, self.conv.weight.zero)
         for i in range(self.count):
             if dense is not None:
                 kernel = dense.weight.array[i * columns : (i + 1) * columns]

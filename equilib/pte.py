@@ -25,9 +25,11 @@ from torch import Tensor, fx, nn
 
 from equilib import self_test
 from equilib.checks import check_count, check_images, reason_of
+from equilib.conv_graph import mergeable, merged_groups
 from equilib.folding import fold_batch_norm
 from equilib.graph import find_input_shape
 from equilib.int8 import FakeQuantize, QuantizedDiscMean, QuantizedLayer
+from equilib.layouts import measured_layout
 from equilib.plain import DiscMean
 from equilib.results import check_is_file, written_whole
 
@@ -191,8 +193,15 @@ def _replace_layers(network: fx.GraphModule) -> None:
             network.set_submodule(node.target, RealDiscMean(module, channels))
 
 
+# A program is written here and runs elsewhere, so it has one layout for all processors: the fastest where it was measured.
+LAYOUT = measured_layout("INT8", "executorch", "x86_64")
+
+
 class SignedConv(nn.Module):
-    """A convolution with int8 weights behind a dequantize node; the bias stays real (it was rounded before)."""
+    """A convolution with int8 weights behind a dequantize node; the bias stays real (it was rounded before).
+
+    Groups are merged (:mod:`equilib.layouts`), with weights of zero in between: the same integers.
+    """
 
     def __init__(self, quantized: QuantizedLayer):
         super().__init__()
@@ -202,9 +211,11 @@ class SignedConv(nn.Module):
                 "XNNPACK takes symmetric weights per tensor and zero padding here; quantize with the default scheme"
             )
         self.scale = quantized.scale.item()
-        self.register_buffer("weight", (layer.weight.detach() / self.scale).round().to(torch.int8).contiguous())
+        integers = (layer.weight.detach() / self.scale).round().to(torch.int8).numpy()
+        merged = mergeable(layer.groups, integers.shape[1], LAYOUT.group_channels)
+        self.register_buffer("weight", torch.from_numpy(merged_groups(integers, layer.groups, merged)))
         self.bias = layer.bias
-        self.geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        self.geometry = (layer.stride, layer.padding, layer.dilation, layer.groups // merged)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, _real(self.weight, self.scale), self.bias, *self.geometry)

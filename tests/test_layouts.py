@@ -357,7 +357,7 @@ def test_the_layouts_are_those_that_the_benchmark_found_fastest(monkeypatch):
         monkeypatch.setattr(benchmark, "architecture", lambda machine=machine: machine)
         batches = [int(batch) for batch in next(iter(figures["milliseconds"]["conventional"]["INT8"].values()))]
         assert {1, 32} <= set(batches) <= set(benchmark.BATCHES)
-        for precision, batch in product(("INT8", "FP32"), batches):
+        for precision, batch in product(figures["milliseconds"]["conventional"], batches):
             ranking = benchmark.ranking(figures["milliseconds"], precision, batch)
             assert ranking[AS_WRITTEN] == 1
             chosen = layouts.measured_layout(precision, runtime, machine, batch=batch)

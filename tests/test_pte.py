@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from equilib import pte, results
+from equilib import int8, pte, results
 from equilib.__main__ import main
 from equilib.deploy import deploy
 from equilib.dfq import fold_batch_norm
 from equilib.equivariance import relative_difference, run_model
+from equilib.layouts import Layout
 from equilib.mobilenet import exported
 from equilib.runtimes import RUNTIMES
 from equilib.training import shipped_network
@@ -32,6 +33,37 @@ def test_signed_integers_are_the_same_function(simulated, tissue):
     expected = run_model(simulated, tissue)
     assert (run_model(signed, tissue) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert all(buffer.dtype == torch.int8 for name, buffer in signed.named_buffers() if name.endswith("conv.weight"))
+
+
+@pytest.mark.parametrize(
+    "groups, width, limit, merged", [(6, 4, 16, 3), (6, 4, 8, 2), (6, 4, 7, 1), (5, 4, 16, 1), (24, 1, 16, 1)]
+)
+def test_merged_groups_are_the_same_integers(monkeypatch, groups, width, limit, merged):
+    """In whole numbers, whose float sums are exact; and a depthwise layer stays one."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(groups * width, 3 * groups, 3, groups=groups)
+    layer.weight.data = torch.randint(-127, 128, layer.weight.shape).float()
+    layer.weight.data[0, 0, 0, 0] = 127
+    layer.bias.data = torch.randint(-9, 9, layer.bias.shape).float()
+    quantized = int8.QuantizedLayer(layer, torch.tensor(1.0))
+    images = torch.randint(-128, 128, (2, groups * width, 5, 5)).float()
+    made = []
+    for layout in (Layout(limit), Layout()):
+        monkeypatch.setattr(pte, "LAYOUT", layout)
+        made.append(pte.SignedConv(quantized))
+    few, many = made
+    assert few.geometry[-1] == groups // merged and many.geometry[-1] == groups
+    assert few.weight.dtype == torch.int8 and few.weight.shape == (3 * groups, merged * width, 3, 3)
+    assert torch.equal(few(images), many(images)) and torch.equal(many(images), quantized(images))
+
+
+@pytest.mark.parametrize("name", ["pcam_C4_fieldwise_w0.35_m24_20000_seed0", "pcam_C12_fieldwise_20000_epochs6_seed0"])
+def test_a_program_stays_below_half_of_fp32(tmp_path, name):
+    """…in weights, which are nearly all of it: zeros between merged groups are stored, too."""
+    network = shipped_network(name)
+    signed = pte.with_signed_integers(deploy(network, tmp_path / "model.onnx").simulated)
+    stored = sum(buffer.numel() * buffer.element_size() for buffer in signed.state_dict().values())
+    assert stored < 0.5 * 4 * sum(weight.numel() for weight in exported(network).state_dict().values())
 
 
 def test_a_network_of_real_numbers_is_the_same_function(tissue):
@@ -109,6 +141,19 @@ def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("pte") / "model.pte"
     assert main(["quantize", str(results.shipped_checkpoint(NAME)), "-o", str(path)]) == 0
     return path
+
+
+@needs_executorch
+@pytest.mark.slow
+def test_merged_groups_give_the_same_bits(tmp_path, tissue, monkeypatch):
+    simulated = deploy(shipped_network("pcam_C4_fieldwise_w0.35_m24_20000_seed0"), tmp_path / "model.onnx").simulated
+    answers, sizes = [], []
+    for layout in (pte.LAYOUT, Layout()):
+        monkeypatch.setattr(pte, "LAYOUT", layout)
+        path = pte.export_pte(simulated, tmp_path / "model.pte", 95)
+        answers.append(run_model(pte.load_pte(path), tissue))
+        sizes.append(path.stat().st_size)
+    assert torch.equal(*answers) and sizes[0] > 1.2 * sizes[1], "another program, the same answers"
 
 
 @needs_executorch
