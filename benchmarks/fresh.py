@@ -9,13 +9,22 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 
-def in_fresh_process(part: str, network: str, width: float, group: str, precision: str = "float32") -> dict:
-    """What this file prints of a part, ``"memory"``, ``"family"`` or ``"construction"``, run by itself."""
+def in_fresh_process(
+    part: str,
+    network: str,
+    width: float,
+    group: str,
+    precision: str = "float32",
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> dict:
+    """What this file prints of a part, ``"memory"``, ``"family"``, ``"construction"`` or ``"step"``, run by itself."""
     command = [sys.executable, __file__, part, network, str(width), group, precision]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise RuntimeError(f"a benchmark's process failed:\n{result.stderr}")
     return json.loads(result.stdout.splitlines()[-1])
@@ -43,6 +52,18 @@ def memory(variant: str, width: float, group: str, precision: str) -> dict[str, 
     for _ in range(3):
         step()
     return {"mib": peak_mib() - before}
+
+
+def step(variant: str, width: float, group: str, precision: str) -> dict[str, float]:
+    """Seconds of processor time of a training step, once memory and optimizer are there."""
+    import torch
+    from timing import interleaved
+    from training_step import training_step
+
+    torch.set_num_threads(1)
+    run = training_step(variant, width, group, precision)
+    run()
+    return {"seconds": interleaved({"step": run}, 5, clock=time.process_time)["step"]}
 
 
 def family(label: str, width: float, group: str, precision: str) -> dict[str, float]:
@@ -83,6 +104,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 6:
         sys.exit("fresh.py is what speed.py starts for each row; start that")
     name, network, width, group, precision = sys.argv[1:]
-    parts = {"memory": memory, "family": family, "construction": construction}
+    parts = {"memory": memory, "family": family, "construction": construction, "step": step}
     measured = parts[name](network, float(width), group, precision)
     print(json.dumps(measured))

@@ -192,8 +192,10 @@ def _pixels(image: Image.Image) -> np.ndarray:
     deep = image.mode.startswith(("I", "F")) or any(";16" in raw for raw in stored) or max(bits) > 8
     image.load()
     image = _upright(image)
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("P", "RGB") and "transparency" in image.info:  # one colour that is none
+        image = image.convert("RGBA")
+    elif image.mode == "P":
+        image = image.convert("RGB")
     if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
         image = image.convert("RGB")
     values = np.asarray(image)

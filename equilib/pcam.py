@@ -270,11 +270,11 @@ def vary_stain(images: Tensor, strength: float, generator: torch.Generator) -> T
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Patches (B, 3, n, n), uint8 or float32 from 0 to 255, to float32 with zero mean and unit variance over PCam,
+    """Patches (B, 3, n, n), uint8 or other numbers from 0 to 255, to float32 with zero mean and unit variance over PCam,
     channels_last.
 
     Raises:
-        ValueError: another shape or kind of numbers, or real numbers from 0 to 1.
+        ValueError: another shape, whole numbers outside of 0 to 255, or real numbers from 0 to 1.
     """
     _check_pixels(images)
     # A copy even of floats, since it is changed in place.
@@ -288,10 +288,13 @@ def normalize(images: Tensor) -> Tensor:
 def _check_pixels(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"patches have shape (B, 3, n, n), got {tuple(images.shape)}")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise ValueError(f"patches hold uint8, or real numbers from 0 to 255, got {images.dtype}")
     # Not on an accelerator, which every step would wait for.
-    if images.is_floating_point() and images.device.type == "cpu" and images.numel() and 0 < images.max() <= 1:
+    if images.dtype == torch.uint8 or images.device.type != "cpu" or not images.numel():
+        return
+    low, high = images.min(), images.max()
+    if not images.is_floating_point() and not 0 <= low <= high <= 255:
+        raise ValueError(f"patches hold uint8, or numbers from 0 to 255, got {low} to {high}")
+    if images.is_floating_point() and 0 < high <= 1:
         raise ValueError("patches hold real numbers from 0 to 1, where 0 to 255 is meant; multiply them by 255")
 
 

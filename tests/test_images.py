@@ -105,6 +105,11 @@ def as_mode(mode):
         ("bilevel.png", as_mode("1"), ["bool"]),
         ("grey16.png", as_mode("I;16"), ["uint16"]),
         ("alpha.png", lambda path: Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])).save(path), ["transparency"]),
+        (
+            "keyed.png",
+            lambda path: Image.fromarray(PIXELS).save(path, transparency=tuple(map(int, PIXELS[0, 0]))),
+            ["transparency"],
+        ),
         ("print.jpg", as_mode("CMYK"), ["CMYK", "RGB"]),
         ("pages.tif", pages, ["2 pictures"]),
         ("slide.png", lambda path: Image.new("RGB", (3000, 2000)).save(path), ["2000 x 3000", "cut the image"]),

@@ -61,7 +61,7 @@ def folded():
         (lambda: equivariance.run_model(nn.Identity(), FIELD[0]), r"images\[None\] makes a batch"),
         (lambda: equivariance.run_model(nn.Identity(), FIELD.numpy()), "images must be a torch tensor, got ndarray"),
         *((lambda n=n: equivariance.run_model(nn.Identity(), FIELD, batch_size=n), "batch_size must be") for n in (0, -1, 2.5)),
-        *((lambda images=images: pcam.normalize(images), words) for images, words in ((PATCHES / 255, "from 0 to 1"), (PATCHES.to(torch.int8), "got torch.int8"), (PATCHES[0], r"shape \(B, 3, n, n\)"), (PATCHES[:, :1], r"got \(2, 1, 9, 9\)"))),
+        *((lambda images=images: pcam.normalize(images), words) for images, words in ((PATCHES / 255, "from 0 to 1"), (PATCHES.to(torch.int8), "numbers from 0 to 255, got -1"), (PATCHES[0], r"shape \(B, 3, n, n\)"), (PATCHES[:, :1], r"got \(2, 1, 9, 9\)"))),
         (lambda: pcam.vary_stain(PATCHES / 255, 0.1, torch.Generator()), "from 0 to 1"),
         *((lambda kind=kind: mobilenet.build(kind, DenseNetConfig())(torch.rand(1, 3, 95, 95)), "this network takes 96 x 96 pixels, got 95 x 95") for kind in ("conventional", "equivariant")),
     ],
