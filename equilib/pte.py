@@ -265,7 +265,7 @@ class WholeNumberLinear(nn.Module):
 
 
 def _real(weight: Tensor, scale: float) -> Tensor:
-    return torch.ops.quantized_decomposed.dequantize_per_tensor.default(weight, scale, 0, -HIGH, HIGH, torch.int8)
+    return _decomposed().dequantize_per_tensor.default(weight, scale, 0, -HIGH, HIGH, torch.int8)
 
 
 def _decomposed():

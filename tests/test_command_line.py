@@ -200,7 +200,7 @@ def test_numbers_beyond_all_machines(folder, capsys, command, status, words):
 
 def test_a_cache_of_nobody(monkeypatch, capsys):
     monkeypatch.setenv("EQUILIB_CACHE", "~nosuchuser/x")
-    assert "EQUILIB_CACHE=~nosuchuser/x names no folder" in said(capsys, ["doctor"], 1)
+    assert main(["doctor"]) == 1 and "EQUILIB_CACHE=~nosuchuser/x names no folder" in capsys.readouterr().out
 
 
 def test_a_link_to_itself(tmp_path, capsys):

@@ -59,7 +59,7 @@ window = "test_grids.py::test_impossible_windows_are_refused"
 print(json.dumps([try_mutant(Mutant("grids", "x", line, instead, window), 300) for line, instead in json.loads(sys.argv[2])]))
 """
     breakages = [
-        ("if getattr(self, name) < 1:", "if getattr(self, name) < 0:"),
+        ("check_count(name, getattr(self, name))", "check_count(name, getattr(self, name), 0)"),
         ("// self.stride + 1", "// self.stride"),
         ("no such line", ""),
         ("class Window:", "class Windows:"),

@@ -267,6 +267,30 @@ SELF_TEST = mutants_of(
         "rounded, 600**0.5 * rounding)",
     ),
     ("levels of the lowest integer alone", "for end in (ends.min, ends.max))", "for end in (ends.min, ends.min))"),
+    (
+        "weights that changed are not seen",
+        "digest(model) != known",
+        "digest(model) == ''",
+        "test_files_and_simulation.py::test_one_bit_of_a_weight_is_seen",
+    ),
+    (
+        "the digest knows the shapes alone",
+        "numpy_helper.to_array(tensor).tobytes()",
+        "b''",
+        "test_files_and_simulation.py::test_one_bit_of_a_weight_is_seen",
+    ),
+)
+
+CONV_GRAPH = mutants_of(
+    "conv_graph",
+    "test_pte.py::test_merged_groups_are_the_same_integers",
+    (
+        "groups are merged in the wrong order",
+        "wide[:, place, :, place] = narrow[:, place]",
+        "wide[:, place, :, place] = narrow[:, -1 - place]",
+    ),
+    ("groups grow beyond what is asked", "k * width <= group_channels", "k <= group_channels"),
+    ("depthwise layers are merged", "if groups == 1 or width == 1:", "if groups == 1:"),
 )
 
 OWN_INTEGERS = mutants_of(
@@ -352,6 +376,7 @@ MUTANTS = [
     *DEPLOY,
     *PIECES,
     *SELF_TEST,
+    *CONV_GRAPH,
     *OWN_INTEGERS,
     *RUNTIMES,
     *PTE,

@@ -59,6 +59,12 @@ RUNS = mutants_of(
         "pass",
         "test_runs.py::test_files_that_do_not_say_their_depthwise_layer_are_strict",
     ),
+    (
+        "an empty optimizer is a fresh start",
+        "isinstance(part[0], dict) and part[0])",
+        "isinstance(part[0], dict))",
+        "test_runs.py::test_a_checkpoint_whose_parts_are_odd_is_named",
+    ),
 )
 
 PROGRESS = mutants_of(

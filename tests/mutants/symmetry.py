@@ -94,8 +94,8 @@ GRIDS = mutants_of(
     ("the largest padding comes first", "key=lambda pair: (sum(pair),", "key=lambda pair: (-sum(pair),"),
     (
         "negative padding on one side passes",
-        "self.padding < 0 or self.after < 0",
-        "self.padding < 0 and self.after < 0",
+        'check_count("padding_after", self.after, least=0)',
+        'check_count("padding_after", max(self.after, self.padding), least=0)',
     ),
 )
 
