@@ -1,11 +1,12 @@
 """The DenseNet beside MobileNetV2: parameters, multiply-accumulates, files, latency, and what a step of training takes.
 
-    python benchmarks/families.py [--quick] [--only-memory] [--save]
+    python benchmarks/families.py [--quick] [--only-memory] [--only-ratios] [--save]
 
 Fresh networks with random weights, which take the same time as trained ones: one thread, interleaved.  Medians of
 processor time, which other programs disturb less than they do the time that passes; what counts is the ratios.  Memory is
 that of a process of its own.  `--save` keeps the figures in results/families.json and renews the table in
-benchmarks/README.md; with `--only-memory` the times stay, and the machine that they were measured on.
+benchmarks/README.md; with `--only-memory` the times stay, and the machine that they were measured on; with `--only-ratios`
+all of them stay, and the table of aims has this processor's ratios beside those of the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -144,28 +144,41 @@ def short(variant: Variant) -> str:
     return variant.timed_as.partition(" MobileNetV2")[0]
 
 
-def against_limits(saved: dict) -> list[dict[str, str]]:
-    """Ratios of networks of the same channels, beside what is aimed at, met or not."""
-
-    def row(pair: tuple[int, int], what: str, time_of: Callable[[dict], float], limit: float) -> dict[str, str]:
-        variants = [VARIANTS[index] for index in pair]
-        first, second = (time_of(saved["networks"][variant.timed_as]) for variant in variants)
-        ratio, title = first / second, " / ".join(map(short, variants))
-        found = {"ratio": title, "of": what, "measured": f"×{ratio:.2f}", "aim": f"≤ ×{limit:g}"}
-        return found | {"met": "yes" if ratio <= limit else "no"}
-
-    rows = [row(pair, "a training step", lambda one: one["step_seconds"], STEP_LIMIT) for pair in STEP_PAIRS]
+def ratios(measured: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Of networks of the same channels: what is divided, and of which times; by the name of each network its figures."""
+    found: dict = {}
+    for pair in STEP_PAIRS:
+        first, second = (measured[VARIANTS[index].timed_as]["step_seconds"] for index in pair)
+        found.setdefault(_title(pair), {})["a training step"] = round(first / second, 3)
     for pair in LATENCY_PAIRS:
         for patches in map(str, BATCHES):
-            rows.append(
-                row(
-                    pair,
-                    f"INT8, batch {patches}",
-                    lambda one, patches=patches: one["ms"]["INT8"][patches],
-                    LATENCY_LIMIT,
-                )
-            )
+            first, second = (measured[VARIANTS[index].timed_as]["ms"]["INT8"][patches] for index in pair)
+            found.setdefault(_title(pair), {})[f"INT8, batch {patches}"] = round(first / second, 3)
+    return found
+
+
+def _title(pair: tuple[int, int]) -> str:
+    return " / ".join(short(VARIANTS[index]) for index in pair)
+
+
+def against_limits(saved: dict) -> list[dict[str, str]]:
+    """The ratios on each processor, beside what is aimed at, met or not."""
+    machines = {_machine(saved["environment"]): ratios(saved["networks"])}
+    machines |= {_machine(one["environment"]): one["ratios"] for one in saved.get("elsewhere", {}).values()}
+    rows = []
+    for title, kinds in next(iter(machines.values())).items():
+        for of in kinds:
+            limit = STEP_LIMIT if of == "a training step" else LATENCY_LIMIT
+            cells = {
+                f"{machine}; met": f"×{found[title][of]:.2f}; {'yes' if found[title][of] <= limit else 'no'}"
+                for machine, found in machines.items()
+            }
+            rows.append({"ratio": title, "of": of, "aim": f"≤ ×{limit:g}"} | cells)
     return rows
+
+
+def _machine(where: dict[str, str]) -> str:
+    return f"{where['processor']}, {where['date']}"
 
 
 def cost(saved: dict) -> str:
@@ -184,16 +197,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="each once, to see that it works")
     parser.add_argument("--only-memory", action="store_true", help="measure the memory anew, keep the saved times")
     parser.add_argument("--save", action="store_true", help="keep the figures and renew the README's table")
+    parser.add_argument("--only-ratios", action="store_true", help="add this processor's ratios to the saved figures")
     options = parser.parse_args()
+    if options.only_memory and options.only_ratios:
+        parser.error("give one of --only-memory and --only-ratios")
     torch.set_num_threads(1)
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
-    if options.only_memory:
-        saved = json.loads(SAVED.read_text())
-    else:
-        saved = {"environment": here, "networks": measure(options.quick)}
-    saved["memory"] = {key: here[key] for key in ("revision", "machine", "torch", "date")}
-    for label, mib in memory().items():
-        saved["networks"][label]["step_mib"] = mib
+    saved = json.loads(SAVED.read_text())
+    if options.only_ratios:
+        one = {"environment": here, "ratios": ratios(measure(options.quick))}
+        saved.setdefault("elsewhere", {})[here["processor"]] = one
+    elif not options.only_memory:
+        saved |= {"environment": here, "networks": measure(options.quick)}
+        saved.get("elsewhere", {}).pop(here["processor"], None)
+    if not options.only_ratios:
+        saved["memory"] = {key: here[key] for key in ("revision", "machine", "torch", "date")}
+        for label, mib in memory().items():
+            saved["networks"][label]["step_mib"] = mib
     print(table(saved))
     if options.save:
         write_json(SAVED, saved)

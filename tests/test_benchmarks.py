@@ -63,6 +63,27 @@ def test_saved_families_are_shown(tmp_path, monkeypatch, options):
     assert "987 against 987 MiB" in marks.shown("cost", families.MAIN_README)
 
 
+def test_another_processors_ratios_stand_beside_those_that_are_saved(tmp_path, monkeypatch):
+    saved = json.loads(families.SAVED.read_text()) | {"elsewhere": {}}
+    monkeypatch.setattr(families, "SAVED", tmp_path / "families.json")
+    families.SAVED.write_text(json.dumps(saved))
+    faster = json.loads(json.dumps(saved["networks"]))
+    paper = families.VARIANTS[2].timed_as
+    faster[paper]["ms"]["INT8"]["1"] = 1.5 * saved["networks"][families.VARIANTS[0].timed_as]["ms"]["INT8"]["1"]
+    monkeypatch.setattr(families, "measure", lambda quick: faster)
+    monkeypatch.setattr(families.marks, "write", lambda *_: None)
+    where = {"processor": "A 1", "date": "today"}
+    monkeypatch.setattr(families, "environment", lambda: dict(where))
+    monkeypatch.setattr(sys, "argv", ["families.py", "--save", "--only-ratios"])
+    families.main()
+    anew = json.loads(families.SAVED.read_text())
+    assert anew | {"elsewhere": {}} == saved and list(anew["elsewhere"]) == ["A 1"]
+    rows = {(row["ratio"], row["of"]): row for row in families.against_limits(anew)}
+    row = rows["C12, field-wise / conventional", "INT8, batch 1"]
+    (here,) = (key for key in row if key.startswith("A 1, "))
+    assert row[here] == "×1.50; yes" and len(row) == 5, "the saved one's stand there as before"
+
+
 def test_a_field_wise_step_takes_longer_as_notebook_04_says():
     """…in the saved figures, and its memory is no reason to leave it: nothing is timed here."""
     saved = json.loads(families.SAVED.read_text())["networks"]
