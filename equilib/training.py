@@ -162,6 +162,7 @@ class PatchClassifier(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint):
         checkpoint["equilib"] = self.config.to_dict()
         checkpoint["processes"] = self.trainer.world_size
+        checkpoint["precision"] = str(self.trainer.precision)
         checkpoint["patches"] = self.trainer.datamodule.digests
 
     def on_load_checkpoint(self, checkpoint):
@@ -171,6 +172,12 @@ class PatchClassifier(lightning.LightningModule):
             raise ValueError(
                 f"this run was started on {before} process(es) and cannot continue on {now}; "
                 "use as many devices as before, or another folder"
+            )
+        then, now = checkpoint.get("precision"), str(self.trainer.precision)  # older checkpoints do not say
+        if then not in (None, now):
+            raise ValueError(
+                f"this run was started with precision={then!r} and cannot continue with precision={now!r}; "
+                "give the same, or another folder"
             )
 
     def on_train_epoch_start(self):

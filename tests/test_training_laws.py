@@ -173,3 +173,17 @@ def test_biases_and_norms_do_not_decay_and_the_rate_moves_every_step(kind):
         found["optimizer"].step(), schedule["scheduler"].step()
     assert max(rates) == pytest.approx(0.01) and rates.index(max(rates)) in range(15, 25), "up for a fifth, then down"
     assert rates[0] < 0.1 * max(rates) and rates[-1] < 0.01 * max(rates)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_started_in():
+    module = PatchClassifier(TrainConfig("conventional", MobileNetConfig(width=0.1)))
+    module._trainer = SimpleNamespace(world_size=1, precision="bf16-mixed", datamodule=SimpleNamespace(digests={}))
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    module.on_load_checkpoint({"processes": 1})  # of an older version
+    module._trainer.precision = "32-true"
+    with pytest.raises(
+        ValueError, match="started with precision='bf16-mixed' and cannot continue with precision='32-true'"
+    ):
+        module.on_load_checkpoint(checkpoint)
