@@ -58,13 +58,12 @@ BY_PYTHON = ("onnxruntime", "openvino", "executorch")
 EMULATED = "onnxruntime on Arm"
 NAMES = (*BY_PYTHON, *wasm.PLACES, EMULATED)
 PRECISIONS = ("FP32", "INT8")
-# What promises no bits (FP32), or takes a second a patch (the emulator), answers fewer patches; Chromium runs what Node does.
+# What promises no bits (FP32), or takes a second a patch (the emulator), answers fewer patches.
 FEWER = {
     ("openvino", "FP32"): 50,
     ("executorch", "FP32"): 50,
     ("node", "FP32"): 50,
     ("chromium", "FP32"): 10,
-    ("chromium", "INT8"): 100,
 }
 FEWER |= {(EMULATED, "FP32"): 4, (EMULATED, "INT8"): 60}
 CALLS = {1: (8, 15), 32: (1, 9)}  # batch size: calls in a row, rounds
