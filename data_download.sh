@@ -82,7 +82,7 @@ command -v md5sum >/dev/null || command -v md5 >/dev/null ||
 
 base=${EQUILIB_PCAM_URL:-https://zenodo.org/records/2546921/files} base=${base%/}
 shown=$base # without the name and password that an address may hold
-if [[ $base =~ ^(https?://)[^/]*@(.*)$ ]]; then shown=${BASH_REMATCH[1]}${BASH_REMATCH[2]}; fi
+if [[ $base =~ ^([A-Za-z][A-Za-z0-9+.-]*://)?[^/]*@(.*)$ ]]; then shown=${BASH_REMATCH[1]}${BASH_REMATCH[2]}; fi
 case $base in
   http://?* | https://?*) ;;
   *) die 2 "EQUILIB_PCAM_URL must begin with https:// or http://, got '$shown'" ;;
@@ -244,7 +244,7 @@ for i in "${!names[@]}"; do
   elif [ -f "$h5" ]; then
     # A run that was killed after unpacking left the archive, so that nothing is lost.
     [ -f "$part" ] || [ -f "$gz" ] ||
-      die 1 "${h5##*/} in $dir is not of this script (it has no record), so it stays: move it away, or choose another folder, to download PCam's own"
+      die 1 "${h5##*/} in $dir was not written by this script (it has no record), so it stays: move it away, or choose another folder, to download PCam's own"
     say "${h5##*/} has no record of a finished unpacking, so it cannot be checked; replacing it"
   fi
   if [ -f "$gz" ]; then mv -f "$gz" "$part"; fi # from --keep-archives or a browser: check and use it

@@ -205,6 +205,8 @@ def main() -> None:
     here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
     saved = json.loads(SAVED.read_text())
     if options.only_ratios:
+        if here["processor"] == saved["environment"]["processor"]:
+            parser.error(f"the saved figures are this processor's own ({here['processor']}): leave --only-ratios away")
         one = {"environment": here, "ratios": ratios(measure(options.quick))}
         saved.setdefault("elsewhere", {})[here["processor"]] = one
     elif not options.only_memory:

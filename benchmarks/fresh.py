@@ -102,7 +102,7 @@ def construction(kind: str, width: float, group: str, precision: str) -> dict[st
 
 if __name__ == "__main__":
     if len(sys.argv) != 6:
-        sys.exit("fresh.py is what speed.py starts for each row; start that")
+        sys.exit("fresh.py is what speed.py, families.py and step_options.py start for each row; start those")
     name, network, width, group, precision = sys.argv[1:]
     parts = {"memory": memory, "family": family, "construction": construction, "step": step}
     measured = parts[name](network, float(width), group, precision)

@@ -48,9 +48,11 @@ class Conv:
     def merge(self, group_channels: int) -> bool:
         """Merge neighbouring groups (:func:`merged_groups`), in place; whether there were any to merge."""
         merged = mergeable(self.groups, self.weight.array.shape[1], group_channels)
+        if merged == 1:
+            return False
         self.weight.array = merged_groups(self.weight.array, self.groups, merged, self.weight.zero)
         self.groups //= merged
-        return merged > 1
+        return True
 
 
 def mergeable(groups: int, width: int, group_channels: int) -> int:

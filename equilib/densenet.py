@@ -163,7 +163,7 @@ def _check_size(images: Tensor, config: DenseNetConfig) -> None:
     if not isinstance(images, fx.Proxy) and tuple(images.shape[-2:]) != (config.input_size, config.input_size):
         found, wanted = " x ".join(map(str, images.shape[-2:])), config.input_size
         raise ValueError(
-            f"this network takes {wanted} x {wanted} pixels, got {found}; crop the batch first (equilib.pcam.crop)"
+            f"this network takes {wanted} x {wanted} pixels, got {found}; crop larger ones first (equilib.pcam.crop)"
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, wraps
+from functools import cached_property, lru_cache, wraps
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from equilib.checks import check_count, check_finite_number, check_switch, check
 
 def cached_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Compute once for the same arguments, and give each caller a tensor of its own, which it may change."""
-    kept = cache(function)
+    kept = lru_cache(maxsize=None, typed=True)(function)  # 9.0 is not taken for 9
 
     @wraps(function)
     def own(*args, **kwargs):
@@ -113,8 +113,9 @@ def rotate(images: Tensor, degrees: float, *, order: int = 3) -> Tensor:
         ValueError: an angle that is no finite number, or another order.
         TypeError: integers are to be interpolated.
     """
+    degrees = degrees.item() if hasattr(degrees, "item") else degrees  # of torch or numpy
     check_finite_number("degrees", degrees)
-    if order not in range(4):
+    if isinstance(order, bool) or order not in range(4):
         raise ValueError(f"order must be 0, 1, 2 or 3, got {order!r}")
     quarters, rest = divmod(degrees, 90)
     if rest == 0:
@@ -129,7 +130,7 @@ def rotate(images: Tensor, degrees: float, *, order: int = 3) -> Tensor:
     return torch.from_numpy(turned.transpose(2, 0, 1).copy()).to(images).reshape(images.shape)
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)
 def channel_permutation(group: Group, rotation: int) -> tuple[int, ...]:
     """The permutation of the |G| channels of a regular field by a rotation.
 

@@ -67,7 +67,9 @@ class FakeQuantize(nn.Module):
     def __init__(self, low: float, high: float, scheme: Scheme = W8A8):
         super().__init__()
         if not abs(low) <= _LARGEST or not abs(high) <= _LARGEST or low > high:  # with NaN, too
-            raise ValueError(f"an activation range must be finite, the lowest value first, got {low} … {high}")
+            raise ValueError(
+                f"an activation range must be finite (up to {_LARGEST:.0e}), the lowest value first, got {low} … {high}"
+            )
         low, high = min(low, 0.0), max(high, 0.0)
         if scheme.symmetric_activations:
             high = max(-low, high)

@@ -71,7 +71,7 @@ def measured_layout(
 
     Args:
         precision: "INT8" or "FP32".
-        runtime: a name of :data:`equilib.runtimes.RUNTIMES`.
+        runtime: a name of :data:`equilib.runtimes.RUNTIMES`, or "executorch".
         machine: an instruction set as :func:`architecture` names it; by default this machine's.
         batch: how many patches it gets at once.
     """

@@ -240,7 +240,7 @@ def count_costs(network: nn.Module, input_size: int) -> list[LayerCost]:
     training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, input_size, input_size))
+            network.eval()(torch.zeros(1, 3, input_size, input_size).to(next(network.parameters(), torch.zeros(()))))
     except RuntimeError as error:
         raise ValueError(
             f"the network takes no image of {input_size} x {input_size} pixels: {reason_of(error)}"
@@ -296,7 +296,8 @@ def estimate_statistics(network: nn.Module, images: Tensor | Iterable[Tensor]) -
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
-    return network.eval()
+        network.eval()
+    return network
 
 
 def exported(network: nn.Module) -> nn.Module:

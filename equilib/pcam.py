@@ -255,7 +255,7 @@ def vary_stain(images: Tensor, strength: float, generator: torch.Generator) -> T
         Float32, same shape, values 0 to 255.
 
     Raises:
-        ValueError: other values, as of :func:`normalize`.
+        ValueError: another shape, or whole numbers outside of 0 to 255.
     """
     _check_pixels(images)
     from skimage.color import hed_from_rgb, rgb_from_hed
@@ -277,6 +277,15 @@ def normalize(images: Tensor) -> Tensor:
         ValueError: another shape, whole numbers outside of 0 to 255, or real numbers from 0 to 1.
     """
     _check_pixels(images)
+    if images.is_floating_point() and images.numel():
+        high = images.max()
+        if 0 < high <= 1 and (images != images.round()).any():
+            raise ValueError("patches hold real numbers from 0 to 1, where 0 to 255 is meant; multiply them by 255")
+    return standardize(images)
+
+
+def standardize(images: Tensor) -> Tensor:
+    """:func:`normalize` without a look at the values: an augmented patch may be as dark as one that is scaled to 1."""
     # A copy even of floats, since it is changed in place.
     x = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
     rows = x.permute(0, 2, 3, 1).flatten(2)  # (B, n, 3 n): long rows are what vector instructions want
@@ -288,14 +297,11 @@ def normalize(images: Tensor) -> Tensor:
 def _check_pixels(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"patches have shape (B, 3, n, n), got {tuple(images.shape)}")
-    # Not on an accelerator, which every step would wait for.
-    if images.dtype == torch.uint8 or images.device.type != "cpu" or not images.numel():
+    if images.dtype == torch.uint8 or images.is_floating_point() or not images.numel():
         return
-    low, high = images.min(), images.max()
-    if not images.is_floating_point() and not 0 <= low <= high <= 255:
+    low, high = (int(value) for value in images.to(torch.float64).aminmax())  # which not every type has
+    if not 0 <= low <= high <= 255:
         raise ValueError(f"patches hold uint8, or numbers from 0 to 255, got {low} to {high}")
-    if images.is_floating_point() and 0 < high <= 1:
-        raise ValueError("patches hold real numbers from 0 to 1, where 0 to 255 is meant; multiply them by 255")
 
 
 def input_range() -> tuple[float, float]:

@@ -211,7 +211,7 @@ class SignedConv(nn.Module):
                 "XNNPACK takes symmetric weights per tensor and zero padding here; quantize with the default scheme"
             )
         self.scale = quantized.scale.item()
-        integers = (layer.weight.detach() / self.scale).round().to(torch.int8).numpy()
+        integers = (layer.weight.detach() / self.scale).round().to(torch.int8).cpu().numpy()
         merged = mergeable(layer.groups, integers.shape[1], LAYOUT.group_channels)
         self.register_buffer("weight", torch.from_numpy(merged_groups(integers, layer.groups, merged)))
         self.bias = layer.bias

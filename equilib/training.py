@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import signal
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from equilib.pcam import (
     network_inputs,
     normalize,
     shuffled_order,
+    standardize,
     turn_and_reflect,
     turn_any_angle,
     vary_stain,
@@ -154,10 +156,6 @@ class PatchClassifier(lightning.LightningModule):
         classes = max(config.network.classes, 2)
         self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.valid_accuracy = MulticlassAccuracy(classes, average="micro")
-        self.started = False  # whether all that an earlier start left has been taken over
-
-    def on_train_start(self):
-        self.started = True
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["equilib"] = self.config.to_dict()
@@ -196,7 +194,7 @@ class PatchClassifier(lightning.LightningModule):
             images = turn_any_angle(images, self.config.any_angle, generator)
         if self.config.stain:
             images = vary_stain(images, self.config.stain, generator)
-        logits = self.network(normalize(images))
+        logits = self.network(standardize(images))
         loss = F.cross_entropy(logits, labels)
         if not loss.isfinite():  # waits for the device at every step, which costs less than hours of NaN
             raise FloatingPointError(self._diverged("training", loss, f"step {index + 1} of epoch"))
@@ -338,8 +336,9 @@ def train(
 def _trainer(options: dict, callbacks: list, folder: Path, epochs: int) -> lightning.Trainer:
     """The trainer with the caller's options, or a ValueError that repeats them with Lightning's reason."""
     options = dict(accelerator="auto", devices="auto", precision="32-true") | options
-    if ended := {"max_steps", "max_time", "max_epochs", "min_steps", "min_epochs"} & options.keys():
-        raise ValueError(f"{min(ended)} is no option: the configuration's epochs say how long a training takes")
+    for name in ("max_steps", "max_epochs", "min_steps", "min_epochs"):
+        if options.get(name, -1) not in (None, -1):  # Lightning's own
+            raise ValueError(f"{name} is no option: the configuration's epochs say how long a training takes")
     if options["precision"] not in PRECISIONS:
         raise ValueError(f"precision must be one of {PRECISIONS}, got {options['precision']!r}")
     try:
@@ -384,19 +383,25 @@ def _fit(trainer: lightning.Trainer, module: PatchClassifier, data: PatchData, r
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-    except SystemExit:
+    except SystemExit as ended:
         # Lightning ends the whole program on Ctrl-C, and leaves the signal ignored; a notebook must live on.
-        if not trainer.interrupted:
+        if not trainer.interrupted or ended.code == 128 + signal.SIGTERM:
             raise
         signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        if resume is None or module.started:
+        if isinstance(error, torch.OutOfMemoryError) or not _while_restoring(error):
             raise
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{resume} is damaged, the training cannot go on from it ({type(error).__name__}: {reason}); {way_out(resume)}"
         ) from error
+
+
+def _while_restoring(error: Exception) -> bool:
+    """Whether it was raised where Lightning takes over what a checkpoint holds."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(Path(frame.f_code.co_filename).name == "checkpoint_connector.py" for frame, _ in frames)
 
 
 @contextmanager

@@ -146,7 +146,8 @@ def probability_map(
     logits = torch.cat([run_model(model, batch, batch_size=batch_size) for batch in batches])
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise ValueError(f"two logits a window are needed, got shape {tuple(logits.shape)}")
-    if normalized and not torch.allclose(logits.nansum(1), torch.ones(()), atol=1e-3):
+    answered = logits[logits.isfinite().all(1)].double()
+    if normalized and ((answered.sum(1) - 1).abs() > 0.01).any():  # in 8 bits they may miss it by a level or two
         raise ValueError("normalized=True says that the model gives probabilities, and their sums are not 1")
     # Each window by itself: of equal logits equal bits, wherever in a batch they stood.
     probabilities = torch.stack([(row if normalized else row.softmax(0))[1] for row in logits])

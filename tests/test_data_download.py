@@ -154,7 +154,7 @@ def test_a_password_in_the_address_is_not_shown(run, server):
     result = run("--only", "valid", EQUILIB_PCAM_URL=secret)
     assert result.returncode == 6 and "secret" not in result.stderr and server.url in result.stderr
     result = run("--only", "valid", EQUILIB_PCAM_URL="ftp://name:secret@host")
-    assert result.returncode == 2
+    assert result.returncode == 2 and "secret" not in result.stderr and "//host'" in result.stderr
 
 
 def test_an_h5_of_somebody_else_stays(run, server):

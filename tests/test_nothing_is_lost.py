@@ -1,5 +1,6 @@
 """What is made never takes the place of something else: folders of pages, copies for students."""
 
+import json
 import os
 import subprocess
 import sys
@@ -130,3 +131,15 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path, capsys, text):
         said = capsys.readouterr().err.strip()
         assert "odd.ipynb is no notebook (" in said and "\n" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["odd.ipynb"]
+
+
+def test_a_notebook_of_other_tools_is_one(tmp_path):
+    """Cell numbers in an older format, keys of a tool's own, no count of executions: nbformat itself only warns."""
+    source = nbformat.read(COURSE / "01_feature_fields.ipynb", as_version=4)
+    source.nbformat_minor = 4
+    source.cells[0]["colab"] = {"x": 1}
+    for cell in source.cells:
+        cell.pop("execution_count", None)
+    (tmp_path / "01.ipynb").write_text(json.dumps(source), encoding="utf-8")
+    assert len(notebooks.read(tmp_path / "01.ipynb").cells) == len(source.cells)
+    assert notebooks.main(["student", str(tmp_path / "copies"), str(tmp_path / "01.ipynb")]) == 0

@@ -54,7 +54,7 @@ def folded():
         (lambda: dfq.find_pairs(plain()), "MobileNetV2 is not traced yet"),
         (lambda: dfq.equalize(folded(), per_field="no"), "per_field must be True or False"),
         (lambda: dfq.equalize(folded(), sweeps=2.5), "sweeps must be"),
-        *((lambda low=low, high=high: int8.FakeQuantize(low, high), "range must be finite, the lowest value first") for low, high in ((1.0, -1.0), (float("nan"), 1.0), (0.0, 1e39))),
+        *((lambda low=low, high=high: int8.FakeQuantize(low, high), "range must be finite .*, the lowest value first") for low, high in ((1.0, -1.0), (float("nan"), 1.0), (0.0, 1e39))),
         *((lambda one=one: bootstrap.area_under_curve([0.1, 0.2], one), "labels must be 0 or 1") for one in ([0, 0.5], ["0", "1"], [1, 2])),
         (lambda: bootstrap.area_under_curve([0.1, 0.2], [0, 1, 1]), r"labels has shape \(3,\), and there are 2"),
         *((lambda one=one: experiment.classification_metrics(torch.rand(2, 2), torch.tensor(one)), "labels ") for one in ([0, 2], [0, 1, 1], [[0], [1]], [-1, 1])),
@@ -62,7 +62,7 @@ def folded():
         (lambda: equivariance.run_model(nn.Identity(), FIELD.numpy()), "images must be a torch tensor, got ndarray"),
         *((lambda n=n: equivariance.run_model(nn.Identity(), FIELD, batch_size=n), "batch_size must be") for n in (0, -1, 2.5)),
         *((lambda images=images: pcam.normalize(images), words) for images, words in ((PATCHES / 255, "from 0 to 1"), (PATCHES.to(torch.int8), "numbers from 0 to 255, got -1"), (PATCHES[0], r"shape \(B, 3, n, n\)"), (PATCHES[:, :1], r"got \(2, 1, 9, 9\)"))),
-        (lambda: pcam.vary_stain(PATCHES / 255, 0.1, torch.Generator()), "from 0 to 1"),
+        (lambda: pcam.vary_stain(PATCHES[0], 0.1, torch.Generator()), r"shape \(B, 3, n, n\)"),
         *((lambda kind=kind: mobilenet.build(kind, DenseNetConfig())(torch.rand(1, 3, 95, 95)), "this network takes 96 x 96 pixels, got 95 x 95") for kind in ("conventional", "equivariant")),
     ],
 )  # fmt: skip
@@ -82,6 +82,35 @@ def test_integers_cannot_hold_arrows():
 def test_pixels_of_every_kind_that_is_meant():
     assert torch.equal(pcam.normalize(PATCHES), pcam.normalize(PATCHES.float()))
     assert torch.equal(pcam.normalize(0 * PATCHES.float()), pcam.normalize(0 * PATCHES)), "black is black in both"
+
+
+def test_a_dark_patch_is_none_that_is_scaled_to_1():
+    dark = (PATCHES % 2).float()
+    assert torch.equal(pcam.normalize(dark), pcam.normalize(PATCHES % 2)), "whole numbers"
+    varied = pcam.vary_stain(0 * PATCHES, 0.1, torch.Generator().manual_seed(1))
+    assert varied.max() < 2 and pcam.standardize(varied).isfinite().all(), "as a training step takes it"
+    assert torch.equal(pcam.normalize(PATCHES.to(torch.uint16)), pcam.normalize(PATCHES))
+
+
+def test_probabilities_may_be_of_8_bits_and_of_any_type_and_missing():
+    places = windows.Windows(9, 18, 9, 9)
+    wide = np.zeros((9, 18, 3), np.uint8)
+    for dtype in (torch.float64, torch.float16):
+        answers = torch.tensor([[128 / 255, 126 / 255], [float("nan"), 1.0]], dtype=dtype)
+        found = windows.probability_map(lambda x, answers=answers: answers, wide, places, normalized=True)
+        assert found[0, 0] == answers[0, 1] and found[0, 1].isnan()
+
+
+def test_an_angle_may_be_a_number_of_torch_or_numpy():
+    for degrees in (np.float32(90), torch.tensor(90.0), np.int64(90)):
+        assert torch.equal(fields.rotate(FIELD, degrees), fields.rotate(FIELD, 90))
+
+
+def test_what_is_kept_for_a_whole_number_is_not_given_for_another_kind():
+    fields.channel_permutation(fields.Group(4), 2), fields.disc_mask(9)
+    for ask in (lambda: fields.channel_permutation(fields.Group(4), 2.0), lambda: fields.disc_mask(9.0)):
+        with pytest.raises(ValueError, match="must be a whole number"):
+            ask()
 
 
 def test_a_range_too_narrow_for_single_precision_still_has_a_scale():

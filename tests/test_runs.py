@@ -226,21 +226,20 @@ def test_a_checkpoint_whose_parts_are_odd_is_named(run, network, part, odd):
         claim(run, CONFIG, PATCHES, writes=True)
 
 
-def test_what_cannot_be_taken_over_is_damage_too(run):
-    """What Lightning's loops and torch's optimizers find out about their own states."""
-    module = PatchClassifier(CONFIG)
-
-    def fit(*_, **__):
-        raise KeyError("state")
-
-    trainer = SimpleNamespace(fit=fit)
-    with pytest.raises(ValueError, match="last.ckpt is damaged.*KeyError: 'state'.*delete it"):
-        training._fit(trainer, module, None, run / "last.ckpt")
-    with pytest.raises(KeyError):  # of a fresh start, and once a step is taken, it is a bug
-        training._fit(trainer, module, None, None)
-    module.on_train_start()
-    with pytest.raises(KeyError):
-        training._fit(trainer, module, None, run / "last.ckpt")
+@pytest.mark.parametrize(
+    "error, where, words",
+    [
+        ("KeyError('state')", "checkpoint_connector.py", "last.ckpt is damaged.*KeyError: 'state'.*delete it"),
+        ("RuntimeError('port in use')", "launcher.py", "^port in use"),
+        ("torch.OutOfMemoryError('CUDA')", "checkpoint_connector.py", "^CUDA"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_damage_and_nothing_else_is(run, error, where, words):
+    """What Lightning's loops and torch's optimizers find out about their own states; a machine's own troubles stay theirs."""
+    program = compile(f"def fit(*_, **__):\n    raise {error}", where, "exec")
+    exec(program, found := {"torch": torch})
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        training._fit(SimpleNamespace(fit=found["fit"]), PatchClassifier(CONFIG), None, run / "last.ckpt")
 
 
 @pytest.mark.parametrize("damage", [b"", b"no", slice(3000)])
