@@ -260,13 +260,20 @@ def environment() -> dict[str, str]:
 
 
 def _revision() -> str:
-    """The git revision of this checkout; "unknown" where there is none."""
+    """The git revision of this checkout, "-dirty" where a file differs that is no figure itself; "unknown" where there is
+    none.  A measurement that saves as it goes must not make another revision of its own checkout."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
+    # All but what measurements write: results, benchmarks' figures and the pages that show them.
+    code = [".", ":(exclude)results", ":(exclude,glob)benchmarks/*.json", ":(exclude,glob)**/README.md"]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
+        return git("describe", "--always") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

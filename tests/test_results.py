@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -232,3 +234,30 @@ def test_what_is_no_results_file_is_named(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ValueError, match="x.json is no"):
         results.read_results(tmp_path / "x.json")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_revision_is_of_the_code_that_measures(tmp_path, monkeypatch):
+    """What it saves on the way is no other revision; a line of code is."""
+    files = (
+        "equilib/results.py",
+        "results/a.json",
+        "benchmarks/b.json",
+        "benchmarks/c.py",
+        "benchmarks/README.md",
+        "README.md",
+    )
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    author = ["-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "one"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "equilib" / "results.py"))
+    clean = results._revision()
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    for name in files:
+        (tmp_path / name).write_text("2")
+        (tmp_path / f"{name}.new").write_text("untracked")
+        assert results._revision() == (f"{clean}-dirty" if name.endswith(".py") else clean), name
+        (tmp_path / name).write_text("1")
