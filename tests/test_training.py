@@ -171,7 +171,8 @@ def test_a_moved_run_keeps_its_best(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-def test_control_c_says_how_to_go_on(data, tmp_path):
+@pytest.mark.parametrize("sign, status, words", [("SIGINT", 130, "the same command continues"), ("SIGTERM", 143, "")])
+def test_a_signal_ends_it_in_order(data, tmp_path, sign, status, words):
     run = tmp_path / "run"
     process = subprocess.Popen(
         command(data, run, "--epochs", "50"),
@@ -184,9 +185,9 @@ def test_control_c_says_how_to_go_on(data, tmp_path):
     deadline = time.monotonic() + 120
     while not rows(run) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, sign))
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues" in error
+    assert process.returncode == status and words in error and "Traceback" not in error
 
 
 def test_a_start_that_failed_does_not_claim_the_folder(data, tmp_path):
