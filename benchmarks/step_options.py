@@ -87,7 +87,27 @@ def table(one: dict) -> str:
     where = one["environment"]
     words = [where["processor"], where["instructions"], one["bfloat16"] or "no instructions for bfloat16"]
     words += [f"revision {where['revision']}", where["date"], *one.get("notes", [])]
-    return f"{', '.join(words)}.\n\n{markdown_table(rows)}"
+    return f"{', '.join(words)}.\n\n{markdown_table(rows)}\n\n{gains(one['seconds'])}".rstrip()
+
+
+def gains(seconds: dict) -> str:
+    """In words, what each option takes off a step: the allocator of float32, bfloat16 of what is left then."""
+    usual, tuned = ALLOCATORS
+    float32, bfloat16 = PRECISIONS
+
+    def span(taken: dict[str, float]) -> str:
+        least, most = min(taken, key=taken.get), max(taken, key=taken.get)
+        return f"{100 * taken[least]:.0f} % ({least}) to {100 * taken[most]:.0f} % ({most})"
+
+    parts = []
+    if all(tuned in row[float32] for row in seconds.values()):
+        taken = {name: 1 - row[float32][tuned] / row[float32][usual] for name, row in seconds.items()}
+        parts.append(f"Of a step in float32 the allocator takes {span(taken)}.")
+    with_it = tuned if parts else usual
+    if all(bfloat16 in row for row in seconds.values()):
+        taken = {name: 1 - row[bfloat16][with_it] / row[float32][with_it] for name, row in seconds.items()}
+        parts.append(f"{'With it, bfloat16' if parts else 'Bfloat16'} takes {span(taken)}; below 0 it takes longer.")
+    return " ".join(parts)
 
 
 def page(saved: dict) -> str:

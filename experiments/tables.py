@@ -18,6 +18,7 @@ from equilib.progress import bar
 from equilib.results import markdown_table, read_results, results_files
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
+SHOWN_AT_THE_END, ONE_SEED = ("AUC, test", "accuracy, test", "AUC, unseen validation"), "(one seed: no interval)"
 # Read by equilib.confirmation alone, and by it only when the plan says so.
 SEALED = runs.SEALED
 
@@ -38,6 +39,16 @@ PAGES = {
 def page(name: str) -> Path:
     """The file that holds the marks of this name."""
     return PAGES.get(name, ALL)
+
+
+def longer(evidence: Sequence[study.Run]) -> list[str]:
+    """A sentence on the primary pair trained to the end, once both sides have a run; what it lacks, stands beside it."""
+    row = next(row for row in plan_tables.end_rows(evidence) if row["epochs"] == str(plan_tables.END))
+    if "not run" in (row["AUC, test"], row["accuracy, test"]):
+        return []
+    test, points, valid = (row[key].replace(f" {ONE_SEED}", "") for key in SHOWN_AT_THE_END)
+    words = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
+    return [f"To the end ({row['epochs']} epochs, seeds {row['seeds']}): {words} ([more](results/README.md#to-the-end))."]
 
 
 def renew(*names: str) -> None:
@@ -83,7 +94,7 @@ def makers() -> dict[str, Callable[[], str]]:
         "table 1": lambda: (
             text(brief(study_tables.table_1(*filter(None, (planned, third)))))
             + "\n\n"
-            + "\n\n".join([text(decided_rows(planned)), *third_row(third)])
+            + "\n\n".join([text(decided_rows(planned)), *longer(evidence), *third_row(third)])
         ),
         "model": cards.chosen_model,
         "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
