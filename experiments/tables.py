@@ -48,7 +48,9 @@ def longer(evidence: Sequence[study.Run]) -> list[str]:
         return []
     test, points, valid = (row[key].replace(f" {ONE_SEED}", "") for key in SHOWN_AT_THE_END)
     words = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
-    return [f"To the end ({row['epochs']} epochs, seeds {row['seeds']}): {words} ([more](results/README.md#to-the-end))."]
+    return [
+        f"To the end ({row['epochs']} epochs, seeds {row['seeds']}): {words} ([more](results/README.md#to-the-end))."
+    ]
 
 
 def renew(*names: str) -> None:
