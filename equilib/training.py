@@ -32,7 +32,6 @@ from equilib.pcam import (
     collate,
     crop,
     network_inputs,
-    normalize,
     shuffled_order,
     standardize,
     turn_and_reflect,
@@ -216,7 +215,7 @@ class PatchClassifier(lightning.LightningModule):
 
     def validation_step(self, batch, index):
         images, labels = batch
-        logits = self.network(normalize(crop(images, self.config.network.input_size)))
+        logits = self.network(standardize(crop(images, self.config.network.input_size)))
         self.valid_loss.update(F.cross_entropy(logits, labels), len(labels))
         self.valid_accuracy.update(logits, labels)
 

@@ -131,7 +131,7 @@ def test_augmentation_and_dropout_depend_on_seed_epoch_process_and_batch(batch):
             assert not torch.equal(images, other_images) and drawn != other_drawn
     plain = classifier(augmentation=False)
     plain.training_step(batch, 0)
-    expected = training.normalize(batch[0][..., :95, :95])
+    expected = training.standardize(batch[0][..., :95, :95])
     assert torch.equal(plain.network.seen[0], expected)
 
 
@@ -144,7 +144,7 @@ def test_validation_sees_every_patch_as_it_is_and_weighs_all_alike(batch):
     for part in (slice(0, 12), slice(12, 15), slice(15, 16)):
         module.validation_step((bright[part], labels[part]), 0)
     seen = torch.cat(module.network.seen)
-    assert torch.equal(seen, training.normalize(bright[..., :95, :95]))
+    assert torch.equal(seen, training.standardize(bright[..., :95, :95]))
     logits = Probe()(seen)
     expected = nn.functional.cross_entropy(logits, labels)
     assert module.valid_loss.compute().item() == pytest.approx(expected.item(), rel=1e-5)
