@@ -27,6 +27,7 @@ from onnx import helper, numpy_helper
 
 from equilib import marks
 from equilib.budget import current_budget
+from equilib.cli.options import count
 from equilib.cli.process import until_closed
 from equilib.live import SIZE, describe
 from equilib.pcam import Patches, network_inputs
@@ -232,7 +233,7 @@ def main() -> None:
     command = commands.add_parser("measure", help="measure, save the figures, renew the table")
     command.add_argument("--arm", type=Path, default=cache_root() / "arm", help="folder of arm.sh")
     command.add_argument("--data", type=Path, help="folder with PCam's files; without it, synthetic tissue")
-    command.add_argument("--patches", type=int, default=20, help="so many test patches (20)")
+    command.add_argument("--patches", type=count, default=20, help="so many test patches (20)")
     command.add_argument(
         "--networks", nargs="+", choices=shipped_names(), help="these, the others stay; all without it"
     )

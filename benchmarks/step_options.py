@@ -11,7 +11,6 @@ benchmarks/step_options.json, under the processor's name beside those of others,
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from fresh import in_fresh_process
+from options import measure_or_tables
 from training_step import BATCH
 
 from equilib import marks
@@ -116,13 +116,7 @@ def page(saved: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("tables", help="measure nothing; renew the tables of the saved figures")
-    command = commands.add_parser("measure", help="measure, save the figures, renew the tables")
-    command.add_argument("--quick", action="store_true", help="one network, one round; nothing is saved")
-    command.add_argument("--beside", action="store_true", help="other programs run meanwhile: the table says so")
-    options = parser.parse_args()
+    options = measure_or_tables(__doc__, "one network, one round; nothing is saved")
     if options.command == "measure":
         here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
         one = {"environment": here, "bfloat16": bfloat16_instructions()}

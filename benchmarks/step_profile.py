@@ -11,7 +11,6 @@ says so.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -21,6 +20,7 @@ from statistics import median
 
 import torch
 from families import STEP_PAIRS, VARIANTS, short
+from options import measure_or_tables
 from torch.profiler import ProfilerActivity, profile
 from training_step import batch, step_of
 
@@ -96,13 +96,7 @@ def table(saved: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("tables", help="measure nothing; renew the table of the saved figures")
-    command = commands.add_parser("measure", help="measure, save the figures, renew the table")
-    command.add_argument("--quick", action="store_true", help="one round; nothing is saved")
-    command.add_argument("--beside", action="store_true", help="other programs run meanwhile: the table says so")
-    options = parser.parse_args()
+    options = measure_or_tables(__doc__, "one round; nothing is saved")
     if options.command == "measure":
         here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
         saved = {"environment": here, "networks": measure(1 if options.quick else 9)}

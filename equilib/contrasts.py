@@ -389,6 +389,6 @@ def difference_text(measure: str, difference: Difference) -> str:
     scale, form = (100, "+.1f") if measure.startswith("accuracy") else (1, "+.3f")
     mean = f"{scale * difference.mean:{form}}"
     if not difference.has_interval:
-        return f"{mean} (one seed: no interval)"
+        return f"{mean} ({study_tables.ONE_SEED})"
     ends = [f"{scale * end:{form}}" for end in (*difference.interval, *difference.bootstrap)]
     return "{} (Welch {} to {}; bootstrap {} to {})".format(mean, *ends)

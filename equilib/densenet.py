@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 
 from equilib.checks import check_kinds
 from equilib.fields import Group
-from equilib.plain import DenseBlock, DiscMean, FieldDropout
+from equilib.plain import DenseBlock, DiscMean, FieldDropout, check_pixels
 
 BLOCKS = 5
 
@@ -160,11 +160,8 @@ class EquivariantDenseNet(nn.Module):
 
 def _check_size(images: Tensor, config: DenseNetConfig) -> None:
     """Without padding or mask every size has an answer, and only the configured one was trained."""
-    if not isinstance(images, fx.Proxy) and tuple(images.shape[-2:]) != (config.input_size, config.input_size):
-        found, wanted = " x ".join(map(str, images.shape[-2:])), config.input_size
-        raise ValueError(
-            f"this network takes {wanted} x {wanted} pixels, got {found}; crop larger ones first (equilib.pcam.crop)"
-        )
+    if not isinstance(images, fx.Proxy):  # which has no size yet
+        check_pixels(images, config.input_size)
 
 
 def _features(config: DenseNetConfig, parts: _PlainParts | _FieldParts):

@@ -159,6 +159,15 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
+def check_pixels(images: Tensor, size: int) -> None:
+    """ValueError unless these are (…, size, size), what a network was built and trained for."""
+    if tuple(images.shape[-2:]) != (size, size):
+        raise ValueError(
+            f"this network takes {size} x {size} pixels, got {images.shape[-2]} x {images.shape[-1]}; "
+            "crop the batch first (equilib.pcam.crop)"
+        )
+
+
 class DiscMask(nn.Module):
     """Multiply by the circular binary mask, so that no pixel can leave the picture by a rotation (section 4)."""
 
@@ -168,11 +177,7 @@ class DiscMask(nn.Module):
         self.register_buffer("mask", disc_mask(size).clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != (self.size, self.size):
-            raise ValueError(
-                f"this network takes {self.size} x {self.size} pixels, got {x.shape[-2]} x {x.shape[-1]}; "
-                "crop the batch first (equilib.pcam.crop)"
-            )
+        check_pixels(x, self.size)
         return x * self.mask
 
 
