@@ -80,20 +80,22 @@ def export_onnx(network: nn.Module, path: str | Path, input_size: int | tuple[in
 
 
 def add_self_test(path: str | Path) -> Path:
-    """Give an INT8 file that was written without a self-test its own (:func:`equilib.self_test.of_file`).
+    """Give an INT8 file of before what it lacks: a self-test (:func:`equilib.self_test.of_file`), a digest of its weights.
 
-    The graph stays, and so does a file that has one.
+    The graph stays, and so does a self-test that it has, and a file that has both.
 
     Raises:
-        ValueError: no INT8 network of this project, or this machine's integer kernels answer otherwise than its graph.
+        ValueError: no INT8 network of this project, or this machine's integer kernels answer otherwise than its graph or
+            its own self-test.
     """
     import onnx
 
     path = Path(path)
     model = self_test.onnx_model(path)
-    if self_test.stored(model) is not None:
+    kept = self_test.stored(model)
+    if kept is not None and self_test.stored(model, self_test.DIGEST) is not None:
         return path
-    expected = self_test.of_file(path)
+    expected = self_test.of_file(path) if kept is None else self_test.read(kept)
     self_test.stamp(model, expected)
     with written_whole(path) as temporary:
         onnx.save(model, temporary)

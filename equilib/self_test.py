@@ -211,7 +211,7 @@ def check_weights(model, path: str | Path) -> None:
     Raises:
         ChangedWeightsError: names the file.
     """
-    known = next((entry.value for entry in model.metadata_props if entry.key == DIGEST), None)
+    known = stored(model, DIGEST)
     if known is None:
         return
     try:
@@ -224,9 +224,9 @@ def check_weights(model, path: str | Path) -> None:
         )
 
 
-def stored(model) -> str | None:
-    """The self-test in an ``onnx.ModelProto``, for :func:`check`; None where it has none."""
-    return next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
+def stored(model, key: str = KEY) -> str | None:
+    """The self-test in an ``onnx.ModelProto``, for :func:`check`, or what else of it; None where it has none."""
+    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
 
 
 def of_file(path: str | Path) -> SelfTest:

@@ -186,6 +186,8 @@ def test_a_file_without_self_test_can_get_one(written, tmp_path):
     assert onnx.load(path).graph == onnx.load(written).graph
     before = path.read_bytes()
     assert device.add_self_test(path).read_bytes() == before, "a file that has one stays"
+    with_test = _changed(written, tmp_path, lambda model: model.metadata_props.pop())
+    assert device.add_self_test(with_test).read_bytes() == written.read_bytes(), "with a digest of its weights, too"
 
     def other_weight(model):
         weight = max((one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8), key=_size)
