@@ -19,7 +19,7 @@ from equilib.results import is_stored, read_results, results_files, shipped_fold
 from equilib.variant import Variant
 
 # Folders of results/ with the records of shipped networks.
-SHIPPED_FROM = ("naive", "grid", "ablation", "evidence")
+SHIPPED_FROM = ("grid", "ablation", "evidence")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ def shipped_run(name: str) -> Run:
     Raises:
         FileNotFoundError: the figures of no such run are among the results.
     """
-    # A network that was trained once more has two records; the one in naive/ is that of the shipped weights.
     records = (shipped_folder() / part / f"{name.removeprefix('pcam_')}.json" for part in SHIPPED_FROM)
     path = next(filter(is_stored, records), None)
     if path is None:

@@ -319,8 +319,8 @@ def test_equalized_is_never_worse_than_naive(name, drawn):
 
 def test_a_network_that_naive_rounding_harms_is_repaired(drawn):
     """Notebook 05's: in its widest depthwise layer the typical channel lies below one step of the layer."""
-    folded = dfq.fold_batch_norm(exported(shipped_network("pcam_conventional_w0.35_m24_20000_seed1")))
-    ranges = dfq.ranges_by_output(folded.get_submodule("features.block17.depthwise.conv"))
+    folded = dfq.fold_batch_norm(exported(shipped_network("pcam_C12_fieldwise_20000_epochs24_seed0")))
+    ranges = dfq.ranges_by_output(folded.get_submodule("features.block7.body.depthwise.conv"))
     assert ranges.median() < ranges.max() / 127
     reference = run_model(folded, drawn)
     naive, repaired = (
@@ -328,6 +328,15 @@ def test_a_network_that_naive_rounding_harms_is_repaired(drawn):
         for network in (folded, dfq.equalize(folded)[0])
     )
     assert repaired < naive / 3
+
+
+def test_rescue_and_symmetry_go_together(drawn):
+    """Naive rounding moves the answers far and turns them with the picture all the same; equalized they do both right."""
+    network = exported(shipped_network("pcam_C12_fieldwise_20000_epochs24_seed0"))
+    folded = dfq.fold_batch_norm(network)
+    for one in (folded, dfq.equalize(folded)[0]):
+        rounded = int8.quantize(one, input_range())
+        assert torch.equal(run_model(rounded, drawn), run_model(rounded, torch.rot90(drawn, 1, (2, 3))))
 
 
 def test_a_dead_channel_alone_is_bounded():

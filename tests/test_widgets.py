@@ -69,11 +69,13 @@ def test_the_blending_widget_over_its_range(folded, tissue):
     assert len({moved(explorer, share=step / 10) for step in range(11)}) == 11
 
 
-def test_the_spoiling_widget_over_its_range(folded, tissue):
-    explorer = widgets.deequalized(folded["conventional"], tissue[:2], spread=2.0, largest=4.0, step=2.0)
+@pytest.mark.parametrize(("kind", "unit"), [("conventional", "channel"), ("equivariant", "field")])
+def test_the_spoiling_widget_over_its_range(folded, tissue, kind, unit):
+    """A field has one scale: others would leave no rotated copies, which INT8 ties."""
+    explorer = widgets.deequalized(folded[kind], tissue[:2], spread=2.0, largest=4.0, step=2.0)
     pictures = {moved(explorer, spread=spread) for spread in (0.0, 2.0, 4.0)}
     assert len(pictures) == 3
-    assert "random channel scales" in explorer.description
+    assert f"random {unit} scales" in explorer.description
 
 
 def test_the_bit_width_widget_over_its_range():
@@ -98,6 +100,17 @@ def test_bars_stand_at_their_step_where_a_network_lacks_one():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["FP32", "naive"]
     middles = {round(bar.get_height()): bar.get_x() + bar.get_width() / 2 for bar in ax.patches}
     assert {height: round(middle) for height, middle in middles.items()} == {80: 0, 60: 1, 83: 1}
+
+
+def test_networks_of_any_name_can_be_drawn_and_told_apart():
+    """Two trainings of one network, say: beside «conventional» and «equivariant», which keep their styles."""
+    names = ("24 epochs", "6 epochs")
+    bars = figures.bars({name: {"FP32": 80.0} for name in names}, title="t", label="l").axes[0].patches
+    stages = figures.stage_errors({name: {"stem": 1e-3} for name in names}).axes[0].lines
+    assert len({bar.get_facecolor() for bar in bars}) == len({bar.get_hatch() for bar in bars}) == 2
+    assert len({line.get_color() for line in stages}) == len({line.get_marker() for line in stages}) == 2
+    with pytest.raises(ValueError, match="at most 6 networks or curves"):
+        figures.bars({str(number): {"FP32": 80.0} for number in range(7)}, title="t", label="l")
 
 
 def test_the_hash_widget_tells_identical_from_different():

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import BLUE, GREEN, GREY, ORANGE, SIGNED, STYLES, Figure, styles_by_kind
+from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, style_of, styles_by_kind
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -79,8 +79,8 @@ def layer_costs(
     for ax, values, unit in ((left, macs, 1e-6), (right, parameters, 1)):
         width = 0.8 / len(values)
         for index, (kind, row) in enumerate(values.items()):
-            style = STYLES.get(kind, {"color": GREEN})
-            hatch = "//" if kind == "conventional" else None
+            style = style_of(kind, index)
+            hatch = "//" if style["color"] == ORANGE else None
             shift = (index - (len(values) - 1) / 2) * width
             heights = np.asarray(row) * unit
             ax.bar(positions + shift, heights, width, label=kind, color=style["color"], hatch=hatch, edgecolor="white")
@@ -128,10 +128,10 @@ def stage_errors(errors: Mapping[str, Mapping[str, float]], *, tolerance: float 
     """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     ax = figure.subplots()
-    for kind, stages in errors.items():
+    for place, (kind, stages) in enumerate(errors.items()):
         # Zero has no logarithm: such a point sits on the axis, and says so.
         values = [max(value, 1e-9) for value in stages.values()]
-        ax.plot(list(stages), values, label=kind, **STYLES[kind])
+        ax.plot(list(stages), values, label=kind, **style_of(kind, place))
         for x, (value, shown) in enumerate(zip(stages.values(), values)):
             ax.annotate(
                 f"{value:.1e}" if value else "0 (exactly)",
@@ -177,8 +177,8 @@ def probability_against_angle(
     left.imshow(image)
     left.set_xticks([]), left.set_yticks([])
     left.set_title(f"input rotated by {degrees:g}°\ntruth: {'tumour' if label else 'no tumour'}", fontsize=10)
-    for kind, values in probabilities.items():
-        right.plot(angles, values, label=kind, **STYLES[kind], markersize=4)
+    for place, (kind, values) in enumerate(probabilities.items()):
+        right.plot(angles, values, label=kind, **style_of(kind, place), markersize=4)
         spread = 100 * (max(values) - min(values))
         right.plot([], [], " ", label=f"   moves by {spread:.1f} points")
     right.axhline(0.5, color=GREY, linewidth=1, linestyle=":")

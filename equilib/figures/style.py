@@ -47,6 +47,19 @@ def bare(ax) -> None:
     ax.set_yticks([])
 
 
+def style_of(name: str, place: int) -> dict:
+    """The style of a network or curve: of the two kinds their own in every figure, of other names that of their place.
+
+    Raises:
+        ValueError: more places than styles.
+    """
+    if name in STYLES:
+        return STYLES[name]
+    if place >= len(SERIES):
+        raise ValueError(f"at most {len(SERIES)} networks or curves can be told apart, {name!r} is number {place + 1}")
+    return SERIES[place]
+
+
 def styles_by_kind(names: Iterable[str], conventional: Collection[str]) -> dict[str, dict]:
     """Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones.
 
@@ -137,15 +150,9 @@ def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, f
     width = 0.8 / len(values)
     for index, (kind, row) in enumerate(values.items()):
         positions = np.array([steps.index(step) for step in row]) + (index - (len(values) - 1) / 2) * width
-        drawn = ax.bar(
-            positions,
-            list(row.values()),
-            width,
-            label=kind,
-            color=STYLES[kind]["color"],
-            hatch="//" if kind == "conventional" else None,
-            edgecolor="white",
-        )
+        color = style_of(kind, index)["color"]
+        hatch = "//" if color == ORANGE else None  # for readers who see no colours
+        drawn = ax.bar(positions, list(row.values()), width, label=kind, color=color, hatch=hatch, edgecolor="white")
         ax.bar_label(drawn, fmt="%.1f", fontsize=8)
     ax.set_xticks(np.arange(len(steps)), steps)
     ax.set(title=title, ylabel=label)
@@ -172,8 +179,8 @@ def curves(
         raise ValueError(f"at most {len(SERIES)} curves can be told apart, got {len(values)}")
     figure = Figure(figsize=(8, 3.3), layout="constrained")
     ax = figure.subplots()
-    for style, (name, row) in zip(SERIES, values.items()):
-        ax.plot(x, row, label=name, **(STYLES.get(name, style)))
+    for place, (name, row) in enumerate(values.items()):
+        ax.plot(x, row, label=name, **style_of(name, place))
     for style, (name, level) in zip(SERIES, (references or {}).items()):
         ax.axhline(level, color=style["color"], linewidth=1, linestyle=":", label=name)
     if marked is not None:

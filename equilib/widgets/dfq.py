@@ -81,6 +81,8 @@ def blended_scales(folded, images, *, layer: str, share: float = 0.0) -> Explore
 def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, step: float = 0.5) -> Explorer:
     """Spoil the ranges by random scales: FP32 does not notice, INT8 falls apart, equalization repairs it.
 
+    Each channel has its scale; of an equivariant network each field, whose channels must stay copies of each other.
+
     Args:
         folded: a folded network.
         images: (B, 3, n, n), normalised; few.
@@ -88,11 +90,13 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
         largest, step: of the slider.
     """
     generator = torch.Generator().manual_seed(0)
-    exponents = {
-        pair: torch.randn(folded.get_submodule(pair.first).weight.shape[0], generator=generator)
-        for pair in dfq.find_pairs(folded)
-        if not pair.through_maximum
-    }
+    exponents, together = {}, 1
+    for pair in dfq.find_pairs(folded):
+        first = folded.get_submodule(pair.first)
+        together = facts(first).field_size or 1
+        if not pair.through_maximum:
+            drawn = torch.randn(len(first.weight) // together, generator=generator)
+            exponents[pair] = drawn.repeat_interleave(together)
     reference = run_model(folded, images)
     spreads = [float(value) for value in np.arange(0, largest + step / 2, step)]
 
@@ -120,7 +124,9 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
 
     slider = ipywidgets.SelectionSlider(options=spreads, value=spread, description="spoil")
     return Explorer(
-        draw, {"spread": slider}, description="Change of the logits against the spread of random channel scales"
+        draw,
+        {"spread": slider},
+        description=f"Change of the logits against the spread of random {'channel' if together == 1 else 'field'} scales",
     )
 
 
