@@ -33,10 +33,17 @@ def _cell(figures: dict, text: Callable[[dict], str | None]) -> str:
     return cells[0] if cells[0] == cells[1] else " → ".join(cells)
 
 
+def _split(title: str) -> tuple[str, str]:
+    """What a title (:func:`equilib.live.describe`) says of the channels, and all the rest of it."""
+    parts = title.split(", ")
+    return tuple(", ".join(part for part in parts if ("channels" in part) is wanted) for wanted in (True, False))
+
+
 def _of_its_channels(results: dict, network: dict) -> dict | None:
-    """The conventional network of the same channels, by its title (:func:`equilib.live.describe`); None if none is there."""
-    title = ", ".join(["Conventional", *(part for part in network["title"].split(", ") if "channels" in part)])
-    return next((other for other in results["networks"].values() if other["title"] == title), None)
+    """The conventional network of the same channels, however long trained; None if none is there."""
+    channels, _ = _split(network["title"])
+    alike = (other for other in results["networks"].values() if _split(other["title"])[0] == channels)
+    return next((other for other in alike if other["title"].startswith("Conventional")), None)
 
 
 def _ratio(results: dict, network: dict, runtime: str) -> str:
@@ -95,9 +102,9 @@ def short_table(results: dict, runtime: str = "onnxruntime") -> str:
     chosen = timed
     if len(conventional) > 1:
         chosen = [network for network in timed if _of_its_channels(results, network) is conventional[-1]]
-    alike = len({network["title"].partition(", channels")[2] for network in chosen}) == 1
+    alike = len({_split(network["title"])[0] for network in chosen}) == 1
     rows = [
-        {"FP32 → INT8": network["title"].partition(", channels")[0] if alike else network["title"]}
+        {"FP32 → INT8": _split(network["title"])[1] if alike else network["title"]}
         | {column: _cell(network["runtimes"][runtime], COLUMNS[column]) for column in SHORT}
         for network in chosen
     ]

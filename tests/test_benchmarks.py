@@ -311,6 +311,8 @@ def test_the_short_table_holds_networks_of_the_same_channels_whose_time_is_known
 
     assert lines(*titles[:3]) == titles[:3]
     assert lines(*titles) == ["C4", "Conventional"], "of the channels that the text above the table names"
+    titles.append("C4, channels in multiples of 24, 24 epochs")
+    assert lines(*titles) == ["C4", "Conventional", "C4, 24 epochs"], "a longer training has the same channels"
 
 
 def test_integers_give_equivariant_networks_the_same_bits_in_every_runtime():
