@@ -21,7 +21,10 @@ from equilib.results import markdown_table, read_results  # noqa: E402
 def test_the_readme_shows_the_saved_figures():
     saved = read_results(records.SAVED)["machines"]
     assert marks.shown("records", records.README) == markdown_table(records.rows(saved))
-    assert all(set(one["networks"]) == set(study.shipped_models()) for one in saved)
+    networks = [set(one["networks"]) for one in saved]
+    shipped = set(study.shipped_models())
+    assert shipped in networks, "one processor at least has answered with all"
+    assert all(answered <= shipped for answered in networks), "a network that ships no longer has no row"
 
 
 @pytest.fixture
