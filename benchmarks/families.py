@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from fresh import in_fresh_process
-from timing import interleaved
+from timing import interleaved, where_and_when
 from training_step import BATCH, batch, step_of
 
 from equilib import device, marks
@@ -29,7 +29,7 @@ from equilib.deploy import deploy
 from equilib.equivariance import run_model
 from equilib.mobilenet import build, count_costs, count_parameters, estimate_statistics, exported
 from equilib.progress import bar
-from equilib.results import environment, markdown_table, write_json
+from equilib.results import markdown_table, write_json
 from equilib.runs import ARCHITECTURES
 from equilib.variant import Variant
 
@@ -202,7 +202,7 @@ def main() -> None:
     if options.only_memory and options.only_ratios:
         parser.error("give one of --only-memory and --only-ratios")
     torch.set_num_threads(1)
-    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    here = where_and_when()
     saved = json.loads(SAVED.read_text())
     if options.only_ratios:
         if here["processor"] == saved["environment"]["processor"]:

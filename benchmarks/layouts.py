@@ -28,6 +28,7 @@ from unittest.mock import patch
 
 import onnx
 import torch
+from timing import where_and_when
 from torch import nn
 
 from equilib import device, layouts, marks, pte, runtimes
@@ -37,7 +38,7 @@ from equilib.layouts import Layout, architecture, rewrite
 from equilib.mobilenet import MobileNetConfig, build, estimate_statistics, exported
 from equilib.own_integers import own_integers
 from equilib.progress import bar
-from equilib.results import environment, markdown_table, shipped_int8, write_json
+from equilib.results import markdown_table, shipped_int8, write_json
 from equilib.training import shipped_network
 
 SAVED = Path(__file__).parent / "layouts.json"
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/layouts.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    here = where_and_when()
     with TemporaryDirectory() as folder:
         paths = files(Path(folder))
         for runtime in options.runtimes:

@@ -34,7 +34,7 @@ import torch
 import wasm
 from one_runtime import load
 from runtime_tables import short_table, tables
-from timing import interleaved
+from timing import interleaved, where_and_when
 
 from equilib import device, marks, pte
 from equilib.budget import current_budget
@@ -46,7 +46,7 @@ from equilib.live import SIZE, describe
 from equilib.mobilenet import exported
 from equilib.pcam import PUBLISHED_SIZES, Patches, crop, normalize
 from equilib.progress import bar
-from equilib.results import environment, read_results, shipped_checkpoint, shipped_int8, shipped_results, write_json
+from equilib.results import read_results, shipped_checkpoint, shipped_int8, shipped_results, write_json
 from equilib.runtimes import LABELS, RUNTIMES
 from equilib.synthetic import cache_root, ensure_dataset
 from equilib.training import shipped_network
@@ -316,8 +316,7 @@ def measure(options: argparse.Namespace) -> None:
     if set(options.runtimes) != set(NAMES) and len(there) < len(ways):  # those that were named are wanted
         raise FileNotFoundError("; ".join(f"{LABELS[name]} is missing: {way}" for name, way in ways.items() if way))
     results: dict = {}
-    # Once: what is saved on the way would make the checkout another revision.
-    here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+    here = where_and_when()
     notes = ["few repeats"] * options.short + ["beside other programs"] * options.beside
     here |= {"notes": notes} if notes else {}
     for part in ["latency"] if options.short else options.only:

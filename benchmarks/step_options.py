@@ -14,19 +14,19 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
 from fresh import in_fresh_process
 from options import measure_or_tables
+from timing import where_and_when
 from training_step import BATCH
 
 from equilib import marks
 from equilib.cli.allocator import TUNABLES, VARIABLE
 from equilib.cli.process import until_closed
 from equilib.progress import bar
-from equilib.results import bfloat16_instructions, environment, markdown_table, read_results, write_json
+from equilib.results import bfloat16_instructions, markdown_table, read_results, write_json
 
 HERE = Path(__file__).parent
 SAVED, README = HERE / "step_options.json", HERE / "README.md"
@@ -118,7 +118,7 @@ def page(saved: dict) -> str:
 def main() -> None:
     options = measure_or_tables(__doc__, "one network, one round; nothing is saved")
     if options.command == "measure":
-        here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+        here = where_and_when()
         one = {"environment": here, "bfloat16": bfloat16_instructions()}
         one |= {"seconds": measure(1, CASES[:1]) if options.quick else measure(3)}
         one |= {"notes": ["beside other programs"]} if options.beside else {}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from statistics import median
 import torch
 from families import STEP_PAIRS, VARIANTS, short
 from options import measure_or_tables
+from timing import where_and_when
 from torch.profiler import ProfilerActivity, profile
 from training_step import batch, step_of
 
@@ -28,7 +28,7 @@ from equilib import marks
 from equilib.cli.process import until_closed
 from equilib.mobilenet import build
 from equilib.progress import bar
-from equilib.results import environment, markdown_table, read_results, write_json
+from equilib.results import markdown_table, read_results, write_json
 from equilib.runs import ARCHITECTURES
 
 HERE = Path(__file__).parent
@@ -98,7 +98,7 @@ def table(saved: dict) -> str:
 def main() -> None:
     options = measure_or_tables(__doc__, "one round; nothing is saved")
     if options.command == "measure":
-        here = environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
+        here = where_and_when()
         saved = {"environment": here, "networks": measure(1 if options.quick else 9)}
         saved |= {"notes": ["beside other programs"]} if options.beside else {}
         if options.quick:

@@ -1,4 +1,4 @@
-"""Interleaved timing, under a bar: what it draws stands between the clock's readings, not in them."""
+"""Interleaved timing, under a bar: what it draws stands between the clock's readings, not in them; where and when it was."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import statistics
 import time
 
 from equilib.progress import bar
+from equilib.results import environment
+
+
+def where_and_when() -> dict[str, str]:
+    """The machine, its versions and the day, of figures measured on one thread.
+
+    To be asked once, before anything is saved: a saved file would make the checkout another revision.
+    """
+    return environment() | {"threads": "1", "date": time.strftime("%Y-%m-%d")}
 
 
 def interleaved(cases: dict, repeats: int, *, calls: int = 1, clock=time.perf_counter, words: str = "timing") -> dict:

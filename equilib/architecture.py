@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
-from equilib.checks import check_kinds
+from equilib.checks import check_count, check_kinds
 from equilib.fields import Group
 from equilib.grids import Stage, Window, nearest_exact_sizes, trace_stages
 from equilib.hdf5 import PATCH_SIZE
@@ -98,8 +98,7 @@ class MobileNetConfig:
         if self.strided_padding < 0:
             raise ValueError(f"strided_padding must not be negative, got {self.strided_padding}")
         for name in ("divisor", "classes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if len(self.strides) != len(BLOCKS) + 1 or any(stride < 1 for stride in self.strides):
             raise ValueError(
                 f"strides must be {len(BLOCKS) + 1} positive numbers (the stem and {len(BLOCKS)} rows), got {self.strides}"

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, fx, nn
 
-from equilib.checks import check_kinds
+from equilib.checks import check_count, check_kinds
 from equilib.fields import Group
 from equilib.plain import DenseBlock, DiscMean, FieldDropout, check_pixels
 
@@ -54,15 +54,12 @@ class DenseNetConfig:
     def __post_init__(self):
         check_kinds(self)
         symmetry = Group.parse(self.group)
-        if self.growth < 1:
-            raise ValueError(f"growth must be at least 1, got {self.growth}")
+        check_count("growth", self.growth), check_count("classes", self.classes)
         if not self.band_limit and symmetry.rotations not in (1, 2, 4):
             raise ValueError(
                 f"band_limit=False needs rotations that move pixels to pixels, which those of {symmetry.name} do not; "
                 "use C1, C2, C4, D1, D2 or D4"
             )
-        if self.classes < 1:
-            raise ValueError(f"classes must be at least 1, got {self.classes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         for before in self.grids[1:-1]:  # what each transition halves

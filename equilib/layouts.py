@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from equilib.checks import check_count
 from equilib.conv_graph import CHANNELWISE, Conv, ConvGraph, Stored, has_subgraphs
 from equilib.own_integers import own_integers
 from equilib.pieces import cut
@@ -41,8 +42,7 @@ class Layout:
 
     def __post_init__(self):
         for attribute in fields(self):
-            if getattr(self, attribute.name) < 1:
-                raise ValueError(f"{attribute.name} must be at least 1, got {getattr(self, attribute.name)}")
+            check_count(attribute.name, getattr(self, attribute.name))
 
 
 AS_WRITTEN = Layout()

@@ -163,6 +163,8 @@ LADDER = (
 
 # Kinds of networks where it counts what shares its filters and what does not.
 ROUNDED = ("conventional", "equivariant", "band limit alone (C1)")
+# Trainings of more steps have rows of their own: 6 epochs of 20,000 patches take 3,750, 24 take 15,000.
+LONG = 10_000
 
 
 def kind_of(run: Run) -> str:
@@ -170,11 +172,17 @@ def kind_of(run: Run) -> str:
     return ROUNDED[0] if run.variant.conventional else ROUNDED[1] if run.variant.symmetric else ROUNDED[2]
 
 
+def steps_of(run: Run) -> int:
+    """How many steps of the optimizer a training took; the oldest records have their epochs and batches alone."""
+    config = run.figures["config"]
+    return run.figures.get("steps") or config["epochs"] * (run.patches // config["batch_size"])
+
+
 def naive_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """What naive rounding to INT8 costs, and what is left of it after equalization and absorption, simulated.
 
-    One row for each kind of network and learning rate, runs of all sizes and seeds together.  Networks of C1 share nothing,
-    so they are no equivariant ones: they have a row of their own.
+    One row for each kind of network and learning rate, runs of all sizes and seeds together, but long trainings
+    (:data:`LONG`) apart.  Networks of C1 share nothing, so they are no equivariant ones: they have a row of their own.
     """
     return _change_rows(runs, NAIVE)
 
@@ -190,14 +198,17 @@ def ladder_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     rows = []
-    groups: dict[tuple[str, float], list[dict]] = {}
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        groups.setdefault((kind_of(run), run.figures["config"]["learning_rate"]), []).append(run.figures)
-    for (kind, rate), group in sorted(groups.items(), key=lambda item: (ROUNDED.index(item[0][0]), -item[0][1])):
-        row = {"networks": kind, "learning rate": f"{rate:g}"}
+        key = (ROUNDED.index(kind_of(run)), -run.figures["config"]["learning_rate"], steps_of(run) > LONG)
+        groups.setdefault(key, []).append(run)
+    for (kind, rate, _), group in sorted(groups.items()):
+        steps = sorted(map(steps_of, group))
+        row = {"networks": ROUNDED[kind], "learning rate": f"{-rate:g}"}
+        row["steps"] = " to ".join(f"{one:,}" for one in dict.fromkeys((steps[0], steps[-1])))
         row["runs"] = str(len(group))
         for words, stage in stages:
-            changes = [change for figures in group if (change := rounding_change(figures, stage)) is not None]
+            changes = [change for run in group if (change := rounding_change(run.figures, stage)) is not None]
             some = "" if len(changes) == len(group) else f" ({len(changes)} run{'s' * (len(changes) != 1)})"
             mean = f"{sum(changes) / len(changes):+.2f}{some}" if changes else "not measured"
             row[f"{words} − FP32 [points]"] = mean

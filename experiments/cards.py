@@ -84,10 +84,12 @@ def chosen_model() -> str:
     models = study.shipped_models()
     name = study.chosen_model()
     right, area = (models[name].figures["accuracy"]["int8"][metric] for metric in ("accuracy", "auc"))
+    own, *others = {models[name].figures["epochs"]: 0} | {run.figures["epochs"]: 0 for run in models.values()}
+    epochs = f", {own} epochs, the others {' or '.join(map(str, others))}" if others else ""
     return (
         f"{len(models)} INT8 models come with the project, of networks trained on real patches, most with weights (`.pt`). "
         f"Take `results/{name}.onnx`: of them it has the lowest validation loss ({100 * right:.1f} % of the test patches right, "
-        f"AUC {area:.3f}, in INT8; one seed). What lies close to it, and which is the fastest: notebook 07, section 12."
+        f"AUC {area:.3f}, in INT8; one seed{epochs}). The others, and the fastest: notebook 07, section 12."
     )
 
 

@@ -7,6 +7,7 @@ A sentence holds no figures: it names those of :func:`figures`, which come from 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -14,7 +15,7 @@ import runs
 import torch
 from torch import nn
 
-from equilib import confirmation, contrasts, study, study_tables
+from equilib import confirmation, contrasts, plan_tables, study, study_tables
 from equilib.filters import spread_within_fields
 from equilib.mobilenet import exported
 from equilib.plain import facts
@@ -28,6 +29,7 @@ VERDICTS = ("reproduced", "partly", "contradicted", "not decided yet", "not test
 MEASURED = {"C4": "pcam_C4_w0.35_20000_seed0", "C12": "pcam_C12_w0.35_20000_seed0"}
 # Points of accuracy from which on naive rounding is said to harm.
 HARM = 2
+SHOWN_AT_THE_END = ("AUC, test", "accuracy, test", "AUC, unseen validation")
 # The primary contrast of results/PLAN.md.
 PAPER = Variant("equivariant", "C12", "fieldwise", divisor=runs.ABLATION_DIVISOR)
 PLAIN = Variant("conventional", divisor=runs.ABLATION_DIVISOR, recipe=ANY_ANGLE)
@@ -111,7 +113,8 @@ def figures() -> dict[str, object]:
         "strict": study_tables.difference(study.advantage(*strict)),
         "more_fields": study_tables.difference(study.advantage(wider, narrower)),
     }
-    found |= planned(evidence) | third_row(evidence) | {"protects": protects(every)}
+    found |= planned(evidence) | third_row(evidence)
+    found |= {"protects": protects(every), "to_the_end": to_the_end(evidence)}
     for group, name in MEASURED.items():
         values = spread(name)
         found |= {f"spread_{group}": values.median().item(), f"spread_{group}_most": values.max().item()}
@@ -137,11 +140,26 @@ def planned(evidence: Sequence[study.Run]) -> dict[str, str]:
     }
 
 
+def to_the_end(evidence: Sequence[study.Run]) -> str:
+    """The primary pair after the longer training, in words: what lies between the two, and of how many seeds.
+
+    Empty where a side has no run yet.
+    """
+    row = next(row for row in plan_tables.end_rows(evidence) if row["epochs"] == str(plan_tables.END))
+    if "not run" in (row["AUC, test"], row["accuracy, test"]):
+        return ""
+    seeds = row["seeds"].split(" and ")
+    test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in SHOWN_AT_THE_END)
+    told = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
+    return told + ("; one seed a side, so no interval" if "1" in seeds else f" (seeds: {row['seeds']})")
+
+
 def third_row(evidence: Sequence[study.Run]) -> dict[str, float]:
     """The equivariant DenseNet beside the paper's network, by the plan's recipe: one seed, so no interval."""
     variant, times = contrasts.THIRD_ROW["D4_densenet"], read_results(runs.RESULTS / "families.json")["networks"]
     dense = study.select(contrasts.third_row(evidence), variant=variant)
     ours = study.select(contrasts.of_plan(evidence), variant=PAPER)
+    ended = study.select(contrasts.of_plan(evidence, plan_tables.END), variant=PAPER)
     ms = [times[one.timed_as]["ms"]["INT8"]["1"] for one in (variant, PAPER)]
     return {
         "dense_seeds": len(dense),
@@ -149,13 +167,18 @@ def third_row(evidence: Sequence[study.Run]) -> dict[str, float]:
         "dense_auc": study.areas(dense).mean(),
         "ours": 100 * study.accuracy(ours).mean,
         "ours_auc": study.areas(ours).mean(),
+        "short_epochs": contrasts.EPOCHS,
+        "end_epochs": plan_tables.END,
+        "ended_seeds": len(ended),
+        "ended": 100 * study.accuracy(ended).mean,
+        "ended_auc": study.areas(ended).mean(),
         "dense_work": dense[0].figures["macs"] / ours[0].figures["macs"],
         "dense_time": ms[0] / ms[1],
     }
 
 
 def protects(every: Sequence[study.Run]) -> str:
-    """What keeps naive INT8 from harm, symmetry or the learning rate: what the runs can tell apart, and which run will.
+    """What keeps naive INT8 from harm: whom it harmed, and what of symmetry, rate and length the runs can tell apart.
 
     Beside these runs, which have their INT8 on record, those of the search are counted, which have none.
     """
@@ -167,21 +190,27 @@ def protects(every: Sequence[study.Run]) -> str:
         return study_tables.rounding_change(run.figures, "naive")
 
     harmed = [run for run in every if naive(run) < -HARM]
-    fast = min(map(rate, harmed))
-    kinds = sorted({run.variant.kind for run in harmed})
-    who = f"all of them {kinds[0]} and" if len(kinds) == 1 else f"{' as well as '.join(kinds)} ones, all"
-    told = f"Naive rounding, without equalization, cost {len(harmed)} of {len(every)} networks more than {HARM} points"
-    told += f", {who} trained at a rate of {fast:g} or more."
-    turning = [run for run in every if not run.variant.conventional and rate(run) >= fast]
-    if turning:
-        worst = min(map(naive, turning))
-        return f"{told} Of {len(turning)} equivariant ones trained at such a rate the worst changed by {worst:+.2f} points."
+    groups = Counter((study_tables.kind_of(run), rate(run), study_tables.steps_of(run)) for run in harmed)
+    told = (
+        f"Naive rounding, without equalization, cost {len(harmed)} of {len(every)} networks more than {HARM} points: "
+    )
+    told += ", ".join(
+        f"{count} {kind} trained at a rate of {rate:g} for {steps:,} steps"
+        for (kind, rate, steps), count in sorted(groups.items())
+    )
+    others = [run for run in every if run.variant.symmetric and run not in harmed]
+    if others:
+        told += f". The other {len(others)} equivariant ones had at most {max(map(study_tables.steps_of, others)):,} steps, "
+        told += f"and the worst of them changed by {min(map(naive, others)):+.2f} points"
+    fast = max(map(rate, harmed))
+    if any(rate(run) >= fast for run in every if run.variant.symmetric):
+        return told + "."
     configs = [read_results(path)["config"] for path in results_files(runs.RESULTS / "search")]
     searched = [one for one in configs if one["kind"] == "equivariant" and one["learning_rate"] >= fast]
     return (
-        f"{told} No equivariant network trained at such a rate has its INT8 on record ({len(searched)} in `search/` have "
-        "their validation losses alone), so symmetry and rate cannot be told apart; of the plan's trials, "
-        f"`{contrasts.run_name('C12_fieldwise', 0, learning_rate=fast)}` is the first that will."
+        f"{told}. No equivariant network trained at {fast:g} has its INT8 on record ({len(searched)} in `search/` have "
+        "their validation losses alone), so what symmetry, rate and length do cannot be told apart; of the plan's trials, "
+        f"`{contrasts.run_name('C12_fieldwise', 0, learning_rate=fast)}` is the first that will say more."
     )
 
 

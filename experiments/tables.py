@@ -18,7 +18,6 @@ from equilib.progress import bar
 from equilib.results import markdown_table, read_results, results_files
 
 README, ALL = runs.RESULTS.parent / "README.md", runs.RESULTS / "README.md"
-SHOWN_AT_THE_END = ("AUC, test", "accuracy, test", "AUC, unseen validation")
 # Read by equilib.confirmation alone, and by it only when the plan says so.
 SEALED = runs.SEALED
 
@@ -43,12 +42,8 @@ def page(name: str) -> Path:
 
 def longer(evidence: Sequence[study.Run]) -> list[str]:
     """A sentence on the primary pair trained to the end, once both sides have a run; of how many seeds, it says."""
-    row = next(row for row in plan_tables.end_rows(evidence) if row["epochs"] == str(plan_tables.END))
-    if "not run" in (row["AUC, test"], row["accuracy, test"]):
-        return []
-    test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in SHOWN_AT_THE_END)
-    words = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
-    return [f"{plan_tables.PRIMARY.title} to the end ({row['epochs']} epochs, seeds: {row['seeds']}): {words}."]
+    words = claims.to_the_end(evidence)
+    return [f"{plan_tables.PRIMARY.title}, {plan_tables.END} epochs: {words}."] if words else []
 
 
 def renew(*names: str) -> None:

@@ -73,7 +73,7 @@ def test_another_processors_ratios_stand_beside_those_that_are_saved(tmp_path, m
     monkeypatch.setattr(families, "measure", lambda quick: faster)
     monkeypatch.setattr(families.marks, "write", lambda *_: None)
     where = {"processor": "A 1", "date": "today"}
-    monkeypatch.setattr(families, "environment", lambda: dict(where))
+    monkeypatch.setattr(families, "where_and_when", lambda: dict(where))
     monkeypatch.setattr(sys, "argv", ["families.py", "--save", "--only-ratios"])
     families.main()
     anew = json.loads(families.SAVED.read_text())

@@ -90,9 +90,9 @@ def test_the_page_is_the_file_with_its_figures():
         assert row.count("](../") == len(claim["artefacts"])
 
 
-def rounded(network, naive, rate):
+def rounded(network, naive, rate, epochs=6):
     """A run whose naive INT8 changes its accuracy by so many points."""
-    one = made_up.run(network, 0.9, rate=rate)
+    one = made_up.run(network, 0.9, rate=rate, epochs=epochs)
     one.figures["accuracy"] = {
         "fp32": {"accuracy": 0.8},
         "int8 naive, simulated": {"accuracy": 0.8 + naive / 100},
@@ -103,13 +103,34 @@ def rounded(network, naive, rate):
 def test_what_protects_is_open_until_an_equivariant_network_was_trained_at_the_rate_that_harms():
     runs = [rounded("conventional", -9, 0.01), rounded("conventional", -1, 0.01), rounded("C4_strict", 0, 0.003)]
     told = claims.protects(runs)
-    assert "cost 1 of 3 networks more than 2 points, all of them conventional and trained at a rate of 0.01" in told
-    assert "No equivariant network trained at such a rate has its INT8 on record (2 in `search/` have" in told
+    assert "cost 1 of 3 networks more than 2 points: 1 conventional trained at a rate of 0.01 for 3,750 steps" in told
+    assert "The other 1 equivariant ones had at most 3,750 steps, and the worst of them changed by +0.00 points" in told
+    assert "No equivariant network trained at 0.01 has its INT8 on record (2 in `search/` have" in told
     assert "`C12_fieldwise_20000_epochs6_lr0.01_seed0`" in told
     names = {one.name for one in ordered.planned_runs()}
     assert set(re.findall(r"`(\w+seed\d)`", told.replace(".", "_"))) <= {name.replace(".", "_") for name in names}
-    told = claims.protects([*runs, rounded("C12_fieldwise", -0.5, 0.01), rounded("C4_strict", 0.2, 0.01)])
-    assert told.endswith("Of 2 equivariant ones trained at such a rate the worst changed by -0.50 points.")
+    told = claims.protects([*runs, rounded("C12_fieldwise", -19, 0.003, epochs=24)])
+    assert (
+        "1 conventional trained at a rate of 0.01 for 3,750 steps, 1 equivariant trained at a rate of 0.003 for 15,000"
+        in told
+    )
+    assert "cannot be told apart" in told
+    told = claims.protects([*runs, rounded("C12_fieldwise", -0.5, 0.01), rounded("C1_fieldwise", -1, 0.01)])
+    assert told.endswith(
+        "The other 2 equivariant ones had at most 3,750 steps, and the worst of them changed by -0.50 points."
+    )
+
+
+def test_the_pair_of_longer_trainings_says_how_few_seeds_it_has():
+    assert claims.to_the_end([made_up.run("C12_fieldwise", 0.95, epochs=24)]) == "", "one side is no contrast"
+    pairs = [
+        made_up.run(network, area, seed, epochs=24)
+        for seed in (0, 1)
+        for network, area in (("C12_fieldwise", 0.95), ("conventional", 0.91))
+    ]
+    told = claims.to_the_end(pairs[:2])
+    assert told.startswith("+0.0") and told.endswith("; one seed a side, so no interval")
+    assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2)")
 
 
 def test_the_ledger_names_the_run_that_decides_what_protects():

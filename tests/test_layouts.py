@@ -311,7 +311,7 @@ def test_scales_per_channel_can_be_merged_and_are_not_cut():
 
 def test_layouts_are_checked():
     for bad in ({"group_channels": 0}, {"depthwise_multiple": -1}, {"piece_channels": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be at least 1"):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a whole number, at least 1"):
             Layout(**bad)
 
 

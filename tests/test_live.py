@@ -54,7 +54,7 @@ def test_names_say_what_a_network_is():
     assert live.describe("pcam_C12_w0.35_20000_seed0") == {
         "kind": "equivariant",
         "title": "Equivariant, C12",
-        "words": "turns by 30° are built in",
+        "words": "turns by 30° are built in, exact at each quarter turn",
     }
     assert live.describe("pcam_C4_fieldwise_w0.35_m24_20000_seed0")["title"].startswith("Equivariant, C4, field-wise")
     assert len({live.describe(name)["title"] for name in SHIPPED}) == len(SHIPPED), "two lines of the menu look alike"

@@ -82,14 +82,15 @@ def test_int8_is_pooled_over_sizes_and_seeds():
 
 
 def test_naive_rows_part_kinds_and_learning_rates_and_name_the_worst():
-    def rounded(network, rate, naive, equalized):
-        made = run([1, 0], network=network)
+    def rounded(network, rate, naive, equalized, epochs=6):
+        made = run([1, 0], network=network, patches=20_000)
         stages = {"fp32": 0.8, "int8 naive, simulated": naive, "int8 simulated": equalized}
         made.figures["accuracy"] = {stage: {"accuracy": value} for stage, value in stages.items()}
-        made.figures["config"] = {"learning_rate": rate}
+        made.figures["config"] = {"learning_rate": rate, "epochs": epochs, "batch_size": 32}
         return made
 
     runs = [
+        rounded("C4", 0.003, 0.60, 0.80, epochs=24),
         rounded("C4", 0.003, 0.79, 0.80),
         rounded("conventional", 0.01, 0.60, 0.80),
         rounded("conventional", 0.01, 0.80, 0.79),
@@ -97,14 +98,15 @@ def test_naive_rows_part_kinds_and_learning_rates_and_name_the_worst():
         rounded("C1", 0.003, 0.40, 0.80),
     ]
     rows = study_tables.naive_rows(runs)
-    assert [(row["networks"], row["learning rate"], row["runs"]) for row in rows] == [
-        ("conventional", "0.01", "2"),
-        ("conventional", "0.003", "1"),
-        ("equivariant", "0.003", "1"),
-        ("band limit alone (C1)", "0.003", "1"),
+    assert [(row["networks"], row["learning rate"], row["steps"], row["runs"]) for row in rows] == [
+        ("conventional", "0.01", "3,750", "2"),
+        ("conventional", "0.003", "3,750", "1"),
+        ("equivariant", "0.003", "3,750", "1"),
+        ("equivariant", "0.003", "15,000", "1"),
+        ("band limit alone (C1)", "0.003", "3,750", "1"),
     ]
-    assert list(rows[0].values())[3:] == ["-10.00", "-20.00", "-0.50", "-1.00"]
-    assert list(rows[1].values())[3:5] == ["+1.00", "+1.00"]
+    assert list(rows[0].values())[4:] == ["-10.00", "-20.00", "-0.50", "-1.00"]
+    assert list(rows[1].values())[4:6] == ["+1.00", "+1.00"]
 
 
 def test_the_ladder_takes_every_rung_that_a_run_noted():
@@ -112,7 +114,7 @@ def test_the_ladder_takes_every_rung_that_a_run_noted():
         made = run([1, 0])
         stages = {"fp32": 0.8, "int8 naive, simulated": naive, "int8 simulated": absorbed}
         made.figures["accuracy"] = {stage: {"accuracy": value} for stage, value in stages.items()}
-        made.figures["config"] = {"learning_rate": 0.01}
+        made.figures["config"] = {"learning_rate": 0.01, "epochs": 1, "batch_size": 2}
         if corrected is not None:
             made.figures["ladder"] = {
                 "naive": {"accuracy": naive},
@@ -123,7 +125,7 @@ def test_the_ladder_takes_every_rung_that_a_run_noted():
         return made
 
     (row,) = study_tables.ladder_rows([laddered(0.7, 0.8), laddered(0.6, 0.82, 0.85)])
-    assert list(row.values())[2:] == (
+    assert list(row.values())[3:] == (
         ["2", "-15.00", "-20.00", "-1.00 (1 run)", "-1.00", "+1.00", "+0.00", "+5.00 (1 run)", "+5.00"]
         + ["not measured", ""]
     )
@@ -133,12 +135,18 @@ def test_the_ladder_of_the_shipped_runs_is_that_of_their_files():
     runs = [run for name in ("grid", "ablation", "evidence") for run in study.shipped_runs(name)]
     for row in study_tables.ladder_rows(runs):
         changes = []
+        low, high = (int(row["steps"].split(" to ")[end].replace(",", "")) for end in (0, -1))
         folders = [study.shipped_folder() / name for name in ("grid", "ablation", "evidence")]
         for path in (path for folder in folders for path in results_files(folder)):
-            model = read_results(path)["model"]
+            contents = read_results(path)
+            model = contents["model"]
+            steps = model["config"]["epochs"] * (contents["data"]["train"] // model["config"]["batch_size"])
             kind, rate = model["config"]["kind"], model["config"]["learning_rate"]
             alone = kind == "equivariant" and model["config"]["network"]["group"] == "C1"
-            if row["networks"] == ("band limit alone (C1)" if alone else kind) and f"{rate:g}" == row["learning rate"]:
+            here = (
+                row["networks"] == ("band limit alone (C1)" if alone else kind) and f"{rate:g}" == row["learning rate"]
+            )
+            if here and low <= steps <= high:
                 accuracy = model["accuracy"]
                 naive = accuracy["int8 naive, simulated"]["accuracy"] - accuracy["fp32"]["accuracy"]
                 changes.append(100 * naive)

@@ -35,8 +35,8 @@ from equilib.variant import DEFAULT_DIVISOR
 PAGE = Path(__file__).parent / "page"
 ROOT = PAGE.parents[2]
 SIZE = 95
-# Of the same channels, multiply-accumulates and file size: what differs is the sharing of weights.
-START = {"equivariant": "pcam_C4_w0.35_20000_seed0", "conventional": "pcam_conventional_w0.35_20000_seed0"}
+# Of the same recipe, channels, multiply-accumulates and file size: what differs is the sharing of smooth filters.
+START = {"equivariant": "pcam_C4_strict_20000_epochs6_seed0", "conventional": "pcam_conventional_20000_epochs6_seed0"}
 START_PICTURE = "patches/tumour-5.png"
 SYNTHETIC = 4
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -152,10 +152,11 @@ def describe(name: str) -> dict[str, str]:
     words += [] if variant.divisor == DEFAULT_DIVISOR else [f"channels in multiples of {variant.divisor}"]
     words += [] if epochs == EPOCHS else [f"{epochs} epochs"]
     step = Group.parse(variant.group).step
+    exact = ", exact at each quarter turn" if step < 90 else ""
     return {
         "kind": variant.kind,
         "title": ", ".join(words),
-        "words": "no turn is built in" if variant.conventional else f"turns by {step:g}° are built in",
+        "words": "no turn is built in" if variant.conventional else f"turns by {step:g}° are built in{exact}",
     }
 
 
