@@ -87,7 +87,7 @@ def chosen_model() -> str:
     own, *others = {models[name].figures["epochs"]: 0} | {run.figures["epochs"]: 0 for run in models.values()}
     epochs = f", {own} epochs, the others {' or '.join(map(str, others))}" if others else ""
     return (
-        f"{len(models)} INT8 models come with the project, of networks trained on real patches, most with weights (`.pt`). "
+        f"{len(models)} INT8 models of networks trained on real patches come with the project, most with weights (`.pt`). "
         f"Take `results/{name}.onnx`: of them it has the lowest validation loss ({100 * right:.1f} % of the test patches right, "
         f"AUC {area:.3f}, in INT8; one seed{epochs}). The others, and the fastest: notebook 07, section 12."
     )
