@@ -194,7 +194,7 @@ def test_logits_are_those_of_the_library(page, folder):
 @pytest.mark.slow
 def test_every_network_of_the_menu_answers_as_in_the_library(page, folder):
     # onnxruntime's additions for x86 and for WebAssembly round one sum in some thousands differently, which shows in the
-    # logits of the field-wise network; so these are held together more loosely, and their turns to the bit.
+    # logits of some networks; so these are held together more loosely, and their turns to the bit.
     file = "patches/no-tumour-5.png"
     choose_picture(page, file)
     for name in set(SHIPPED) - {STRICT, CONVENTIONAL}:

@@ -35,8 +35,9 @@ from equilib.variant import DEFAULT_DIVISOR
 PAGE = Path(__file__).parent / "page"
 ROOT = PAGE.parents[2]
 SIZE = 95
-# Of the same recipe, channels, multiply-accumulates and file size: what differs is the sharing of smooth filters.
-START = {"equivariant": "pcam_C4_strict_20000_epochs6_seed0", "conventional": "pcam_conventional_20000_epochs6_seed0"}
+# Of the same channels, multiply-accumulates and file size, and in WebAssembly to the bit as in onnxruntime for x86 on the
+# pictures of the tests.  Their recipes differ (results/model_card.md): the page shows turns, not who is right more often.
+START = {"equivariant": "pcam_C4_w0.35_20000_seed0", "conventional": "pcam_conventional_w0.35_20000_seed0"}
 START_PICTURE = "patches/tumour-5.png"
 SYNTHETIC = 4
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
