@@ -151,7 +151,7 @@ def to_the_end(evidence: Sequence[study.Run]) -> str:
     seeds = row["seeds"].split(" and ")
     test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in SHOWN_AT_THE_END)
     told = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
-    return told + ("; one seed a side, so no interval" if "1" in seeds else f" (seeds: {row['seeds']})")
+    return f"{told} (seeds: {row['seeds']}{', so no interval' if '1' in seeds else ''})"
 
 
 def third_row(evidence: Sequence[study.Run]) -> dict[str, float]:

@@ -129,7 +129,7 @@ def test_the_pair_of_longer_trainings_says_how_few_seeds_it_has():
         for network, area in (("C12_fieldwise", 0.95), ("conventional", 0.91))
     ]
     told = claims.to_the_end(pairs[:2])
-    assert told.startswith("+0.0") and told.endswith("; one seed a side, so no interval")
+    assert told.startswith("+0.0") and told.endswith("(seeds: 1 and 1, so no interval)")
     assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2)")
 
 
