@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from equilib import results, runtimes
+from equilib import results, runtimes, self_test
 from equilib.__main__ import main
 from equilib.cli.predict import open_model
 from equilib.equivariance import relative_difference, run_model
@@ -56,6 +56,10 @@ def test_a_file_that_answers_otherwise_is_refused_by_every_runtime(runtime, tmp_
     weight = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8)
     changed = onnx.numpy_helper.from_array(-np.maximum(onnx.numpy_helper.to_array(weight), -127), weight.name)
     weight.CopyFrom(changed)
+    onnx.save(model, tmp_path / "damaged.onnx")
+    with pytest.raises(ValueError, match="damaged.onnx is damaged: its weights"):
+        runtime.load(tmp_path / "damaged.onnx")
+    self_test.stamp(model, self_test.read(self_test.stored(model)))  # as if it had been written so
     onnx.save(model, tmp_path / "changed.onnx")
     with pytest.raises(ValueError, match="changed.onnx gives wrong answers .*self-test is off by"):
         runtime.load(tmp_path / "changed.onnx")
