@@ -26,6 +26,7 @@ from equilib.contrasts import (
     sided,
 )
 from equilib.study import Run
+from equilib.study_tables import steps_of
 
 PRIMARY, AREA = CONTRASTS[0], MEASURES[DECIDES]
 # «To the end»: these pairs, these seeds; the primary one for twice as long if its losses still fall.
@@ -157,8 +158,8 @@ def few_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _steps(group: Sequence[Run]) -> str:
-    """How many steps of the optimizer these runs took, where they note it."""
-    counts = sorted({run.figures["steps"] for run in group if "steps" in run.figures})
+    """How many steps of the optimizer these runs took."""
+    counts = sorted(set(map(steps_of, group)))
     return ", ".join(f"{count:,}" for count in counts) or "–"
 
 

@@ -29,7 +29,6 @@ VERDICTS = ("reproduced", "partly", "contradicted", "not decided yet", "not test
 MEASURED = {"C4": "pcam_C4_w0.35_20000_seed0", "C12": "pcam_C12_w0.35_20000_seed0"}
 # Points of accuracy from which on naive rounding is said to harm.
 HARM = 2
-SHOWN_AT_THE_END = ("AUC, test", "accuracy, test", "AUC, unseen validation")
 # The primary contrast of results/PLAN.md.
 PAPER = Variant("equivariant", "C12", "fieldwise", divisor=runs.ABLATION_DIVISOR)
 PLAIN = Variant("conventional", divisor=runs.ABLATION_DIVISOR, recipe=ANY_ANGLE)
@@ -149,7 +148,7 @@ def to_the_end(evidence: Sequence[study.Run]) -> str:
     if "not run" in (row["AUC, test"], row["accuracy, test"]):
         return ""
     seeds = row["seeds"].split(" and ")
-    test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in SHOWN_AT_THE_END)
+    test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in plan_tables.SHOWN)
     told = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
     return f"{told} (seeds: {row['seeds']}{', so no interval' if '1' in seeds else ''})"
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, style_of, styles_by_kind
+from equilib.figures.style import BLUE, GREY, ORANGE, SIGNED, Figure, bar_style, style_of, styles_by_kind
 
 
 def patch_gallery(images: np.ndarray, labels: np.ndarray, *, columns: int = 8) -> Figure:
@@ -79,11 +79,9 @@ def layer_costs(
     for ax, values, unit in ((left, macs, 1e-6), (right, parameters, 1)):
         width = 0.8 / len(values)
         for index, (kind, row) in enumerate(values.items()):
-            style = style_of(kind, index)
-            hatch = "//" if style["color"] == ORANGE else None
             shift = (index - (len(values) - 1) / 2) * width
             heights = np.asarray(row) * unit
-            ax.bar(positions + shift, heights, width, label=kind, color=style["color"], hatch=hatch, edgecolor="white")
+            ax.bar(positions + shift, heights, width, label=kind, **bar_style(kind, index))
         ax.set_xticks(positions, names, rotation=90, fontsize=7)
         ax.set_xlabel("block")
         ax.legend(fontsize=8)

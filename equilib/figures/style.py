@@ -60,6 +60,12 @@ def style_of(name: str, place: int) -> dict:
     return SERIES[place]
 
 
+def bar_style(name: str, place: int) -> dict:
+    """What :func:`style_of` says, for bars: a colour, and beside it a hatch for readers who see no colours."""
+    color = style_of(name, place)["color"]
+    return {"color": color, "hatch": "//" if color == ORANGE else None, "edgecolor": "white"}
+
+
 def styles_by_kind(names: Iterable[str], conventional: Collection[str]) -> dict[str, dict]:
     """Orange and yellow for conventional networks, as in every figure; the other styles for equivariant ones.
 
@@ -150,9 +156,7 @@ def bars(values: Mapping[str, Mapping[str, float]], *, title: str, label: str, f
     width = 0.8 / len(values)
     for index, (kind, row) in enumerate(values.items()):
         positions = np.array([steps.index(step) for step in row]) + (index - (len(values) - 1) / 2) * width
-        color = style_of(kind, index)["color"]
-        hatch = "//" if color == ORANGE else None  # for readers who see no colours
-        drawn = ax.bar(positions, list(row.values()), width, label=kind, color=color, hatch=hatch, edgecolor="white")
+        drawn = ax.bar(positions, list(row.values()), width, label=kind, **bar_style(kind, index))
         ax.bar_label(drawn, fmt="%.1f", fontsize=8)
     ax.set_xticks(np.arange(len(steps)), steps)
     ax.set(title=title, ylabel=label)

@@ -90,13 +90,13 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
         largest, step: of the slider.
     """
     generator = torch.Generator().manual_seed(0)
-    exponents, together = {}, 1
-    for pair in dfq.find_pairs(folded):
-        first = folded.get_submodule(pair.first)
-        together = facts(first).field_size or 1
-        if not pair.through_maximum:
-            drawn = torch.randn(len(first.weight) // together, generator=generator)
-            exponents[pair] = drawn.repeat_interleave(together)
+    first = {pair: folded.get_submodule(pair.first) for pair in dfq.find_pairs(folded) if not pair.through_maximum}
+    sizes = {pair: facts(layer).field_size or 1 for pair, layer in first.items()}
+    exponents = {
+        pair: torch.randn(len(first[pair].weight) // size, generator=generator).repeat_interleave(size)
+        for pair, size in sizes.items()
+    }
+    unit = "field" if max(sizes.values(), default=1) > 1 else "channel"
     reference = run_model(folded, images)
     spreads = [float(value) for value in np.arange(0, largest + step / 2, step)]
 
@@ -126,7 +126,7 @@ def deequalized(folded, images, *, spread: float = 2.0, largest: float = 4.0, st
     return Explorer(
         draw,
         {"spread": slider},
-        description=f"Change of the logits against the spread of random {'channel' if together == 1 else 'field'} scales",
+        description=f"Change of the logits against the spread of random {unit} scales",
     )
 
 
