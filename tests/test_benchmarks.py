@@ -315,6 +315,14 @@ def test_the_short_table_holds_networks_of_the_same_channels_whose_time_is_known
     assert lines(*titles) == ["C4", "Conventional", "C4, 24 epochs"], "a longer training has the same channels"
 
 
+@pytest.mark.parametrize("channels", ["", ", channels in multiples of 24"])
+def test_the_conventional_network_of_the_same_channels_is_found_however_long_it_was_trained(channels):
+    titles = ["Conventional, channels in multiples of 8", f"Conventional{channels}, 24 epochs", f"C4{channels}"]
+    networks_ = {title: {"title": title} for title in titles}
+    found = [runtime_tables._of_its_channels({"networks": networks_}, one) for one in networks_.values()]
+    assert [one["title"] for one in found] == [titles[0], titles[1], titles[1]]
+
+
 def test_integers_give_equivariant_networks_the_same_bits_in_every_runtime():
     """…as the saved figures say, on all patches; the conventional ones on few."""
     saved = results.shipped_results("runtimes")
