@@ -100,7 +100,7 @@ def missing(name: str, arm_folder: Path) -> str | None:
     if name == "executorch":
         return None if find_spec(name) else pte.INSTALL
     if name in RUNTIMES:
-        return None if RUNTIMES[name].available() else f"pip install 'equilib[{RUNTIMES[name].extra}]'"
+        return None if RUNTIMES[name].available() else f"pip install {name}"
     if name == EMULATED:
         return (
             None if (arm_folder / "qemu-aarch64-static").is_file() else "sh benchmarks/arm.sh FOLDER, then --arm FOLDER"

@@ -14,11 +14,12 @@ from equilib.progress import bar
 
 PACKAGES = ("torch", "e2cnn", "lightning", "numpy", "scipy", "h5py", "scikit-image", "matplotlib", "ipywidgets", "onnx")
 NOTEBOOK = ("jupyterlab", "notebook", "nbval", "playwright", "mkdocs")
-# Name for people, distribution, and the extra of this project that installs it.
+# Name for people, distribution, and what pip is to install where it is missing (not `equilib[…]`: on the index of packages
+# that name is somebody else's).
 RUNTIMES = (
     ("onnxruntime", "onnxruntime", ""),
     ("OpenVINO", "openvino", "openvino"),
-    ("ExecuTorch", "executorch", "executorch"),
+    ("ExecuTorch", "executorch", "executorch torchao"),
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DATA = "data/pcam"  # where data_download.sh puts PCam if it is told nothing else
@@ -56,10 +57,10 @@ def _lines(data: str | Path | None) -> Iterator[tuple[str, str]]:
     yield "accelerator", found["accelerator"]
     yield "packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     yield "notebooks", ", ".join(f"{name} {_version(name)}" for name in NOTEBOOK)
-    for name, distribution, extra in RUNTIMES:
+    for name, distribution, packages in RUNTIMES:
         yield (
             name,
-            _version(distribution) + (f" (pip install equilib[{extra}])" if extra and not _there(distribution) else ""),
+            _version(distribution) + (f" (pip install {packages})" if packages and not _there(distribution) else ""),
         )
     browser = next((name for name in BROWSERS if shutil.which(name)), None)
     yield "browser", browser or "no chromium on the path: the browser tests are skipped"

@@ -7,7 +7,7 @@ classifier as a sum of whole numbers below 2^24, which float32 holds exactly.
 
 Like the ONNX file, a program carries its self-test (:mod:`equilib.self_test`), which is asked wherever it is loaded.
 
-Needs the package executorch (``pip install "equilib[executorch]"``).
+Needs the package executorch (``pip install executorch torchao``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from equilib.results import check_is_file, written_whole
 
 # The wheel brings no torch and asks for no version of it: these three go together, as constraints.txt has them.
 INSTALL = (
-    'ExecuTorch is not installed: pip install "equilib[executorch]" (tested: executorch 1.5.1 and torchao 0.18.0 with '
+    "ExecuTorch is not installed: pip install executorch torchao (tested: executorch 1.5.1 and torchao 0.18.0 with "
     "torch 2.13.0; there are wheels for Linux and for macOS on Arm, none for Windows)"
 )
 SELF_TEST = "equilib_self_test"  # the program's method that returns it, as text

@@ -37,13 +37,11 @@ class Runtime:
     """Something that runs ONNX files.
 
     Attributes:
-        name: as tables and :data:`equilib.layouts.MEASURED` have it; also the package that Python imports.
-        extra: of this project, which installs it; empty for what always comes along.
+        name: as tables and :data:`equilib.layouts.MEASURED` have it; also the package that pip installs and Python imports.
         open: (path, threads, batch) to a function from images to logits.
     """
 
     name: str
-    extra: str
     open: Callable[[Path, int, int], Classifier]
 
     def available(self) -> bool:
@@ -52,7 +50,7 @@ class Runtime:
     def require(self) -> None:
         """Raise ModuleNotFoundError, which says how to get it, where the runtime is not installed."""
         if not self.available():
-            raise ModuleNotFoundError(f"{self.name} is not installed; get it with: pip install 'equilib[{self.extra}]'")
+            raise ModuleNotFoundError(f"{self.name} is not installed; get it with: pip install {self.name}")
 
     def load(self, path: str | Path, *, threads: int = 1, batch: int = 1) -> Classifier:
         """A function from normalised images (B, 3, n, n) to logits (B, classes), on the CPU.
@@ -117,8 +115,8 @@ DEFAULT = "onnxruntime"
 RUNTIMES = {
     runtime.name: runtime
     for runtime in (
-        Runtime(DEFAULT, "", _onnxruntime),
-        Runtime("openvino", "openvino", _openvino),
+        Runtime(DEFAULT, _onnxruntime),
+        Runtime("openvino", _openvino),
     )
 }
 

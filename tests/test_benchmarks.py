@@ -341,7 +341,7 @@ def test_a_missing_runtime_has_a_row_that_says_how_to_get_it(monkeypatch, tmp_pa
     assert ways.pop("onnxruntime") is None
     monkeypatch.setattr(runtimes.RUNTIMES["openvino"].__class__, "available", lambda self: False)
     ways["openvino"] = runtimes.missing("openvino", tmp_path)
-    assert "equilib[openvino]" in ways["openvino"] and "equilib[executorch]" in ways["executorch"]
+    assert "pip install openvino" in ways["openvino"] and "pip install executorch torchao" in ways["executorch"]
     assert "Node.js" in ways["node"] and "arm.sh" in ways["onnxruntime on Arm"]
     table = runtime_tables.tables({"measured": {}, "networks": {}, "missing": ways})
     assert all(f"missing: {way}" in table for way in ways.values())

@@ -156,7 +156,7 @@ def test_what_nobody_expected_is_called_a_bug(patch, capsys, monkeypatch):
         (MemoryError(), ["too little memory", "--batch-size"], 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ["too little memory"], 1),
         (ModuleNotFoundError("No module named 'onnxscript'"), ["onnxscript", "pip install ."], 1),
-        (ModuleNotFoundError('no runtime: pip install "equilib[executorch]"'), ['install "equilib[executorch]"\n'], 1),
+        (ModuleNotFoundError("no runtime: pip install openvino"), ["pip install openvino\n"], 1),
         (Exception("Process 1 ended:\nTraceback (most recent call last):\n  x\nValueError: no file"), ["no file"], 1),
         (KeyboardInterrupt(), ["interrupted"], 130),
     ],
