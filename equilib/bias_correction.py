@@ -151,7 +151,7 @@ def in_channels(layer: nn.Module) -> int:
 
 def takes_means(pool: nn.AvgPool2d) -> bool:
     """Whether a pooling gives the mean of what it sees: no zeros mixed in, and no other divisor."""
-    return pool.padding in (0, (0, 0)) and pool.divisor_override is None
+    return pool.padding in (0, (0, 0), [0, 0]) and pool.divisor_override is None
 
 
 def pads_with_zeros(layer: nn.Module) -> bool:

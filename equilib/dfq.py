@@ -49,7 +49,7 @@ __all__ = ["BiasCorrectionReport", "activations", "clipped_gaussian", "correct_b
 
 # Positively homogeneous, channel by channel: f(s x) = s f(x) for s > 0, so a scale moves through them.
 ELEMENTWISE = (nn.Identity, nn.Dropout)
-POOLING = (DiscMean, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)
+POOLING = (DiscMean, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 
 # Rounding an equalized activation may cost so many times what it costs with the scales that are best for it alone.
 ACTIVATION_SLACK = 3.0

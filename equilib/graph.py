@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from equilib.checks import check_count
+from equilib.functional import as_layers
 from equilib.plain import Crop, DiscMask, DiscMean, GroupMax, facts
 
 LAYERS = (nn.Conv2d, nn.Linear)  # that data-free quantization rescales and rounds
@@ -56,7 +57,7 @@ def computes_as_its_class(module: nn.Module) -> bool:
 
 
 def trace(network: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> fx.GraphModule:
-    """Copy and trace a plain network in evaluation mode.
+    """Copy and trace a plain network in evaluation mode; poolings that are called as functions become layers.
 
     Args:
         input_shape: (channels, height, width) of one image; by default found (:func:`find_input_shape`).
@@ -77,18 +78,26 @@ def trace(network: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
         ) from error
     traced = fx.GraphModule(copy, graph)
     _check_calls(traced)
+    traced.meta.update(getattr(network, "meta", {}))
+    if input_shape is not None:
+        traced.meta["input_shape"] = tuple(input_shape)
+    elif isinstance(getattr(getattr(network, "config", None), "input_size", None), int):
+        traced.meta.setdefault("input_size", network.config.input_size)
+    as_layers(traced, lambda: _shapes_if_any(traced))
     for name, module in traced.named_modules():
         if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
             raise ValueError(
                 f"{name} is a ReLU6: scaling its input would change the function, since it clips at a fixed value. "
                 "Replace it by ReLU (as MobileNetV2 usually is for data-free quantization) and train or fine-tune."
             )
-    traced.meta.update(getattr(network, "meta", {}))
-    if input_shape is not None:
-        traced.meta["input_shape"] = tuple(input_shape)
-    elif isinstance(getattr(getattr(network, "config", None), "input_size", None), int):
-        traced.meta.setdefault("input_size", network.config.input_size)
     return traced
+
+
+def _shapes_if_any(traced: fx.GraphModule) -> dict[str, torch.Size]:
+    try:
+        return output_shapes(traced)
+    except ValueError:  # no image that it takes was found: what needs one says so
+        return {}
 
 
 def check_modules(network: nn.Module) -> None:

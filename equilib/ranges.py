@@ -29,7 +29,7 @@ from equilib.graph import (
 from equilib.plain import Crop, DiscMask, DiscMean, GroupMax, facts
 
 # In evaluation mode these give values that they were given.
-SELECTING = (Crop, GroupMax, nn.MaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
+SELECTING = (Crop, GroupMax, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Dropout, nn.Identity, nn.Flatten)
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ def activation_ranges(
             known[node.name] = found
         elif not is_final(node):
             raise ValueError(
-                f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; measure "
-                "ranges on a few images (calibrated_ranges) and pass them to quantize(…, ranges=…)"
+                f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; put a "
+                "layer that has one in its place (convolution, ReLU, pooling, Flatten), or measure ranges on a few images "
+                "(calibrated_ranges of this very network) and pass them to quantize(…, ranges=…)"
             )
     return known
 
@@ -141,7 +142,7 @@ def _mean_rule(pool: nn.AvgPool2d, low: float, high: float) -> Distribution:
     if pool.divisor_override is not None:
         kernel = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
         low, high = (value * kernel[0] * kernel[1] / pool.divisor_override for value in (low, high))
-    elif pool.padding in (0, (0, 0)):
+    elif pool.padding in (0, (0, 0), [0, 0]):
         return Distribution(low, high)
     return Distribution(min(low, 0.0), max(high, 0.0))
 

@@ -27,7 +27,7 @@ from equilib.pcam import input_range
         (lambda: Written(lambda s, x: s.b(torch.relu(s.a(x))), a=conv(3, 6), b=conv(6, 2)), 1),
         (lambda: Written(lambda s, x: s.b(s.a(x).clamp(0, 1)), a=conv(3, 6), b=conv(6, 2)), 0),
         (lambda: Written(lambda s, x: s.b(s.a(x).permute(0, 2, 3, 1).relu()), a=conv(3, 6), b=nn.Linear(6, 2)), 0),
-        (lambda: Written(lambda s, x: s.b(torch.relu(s.a(x)).mean((2, 3))), a=conv(3, 6), b=nn.Linear(6, 2)), 0),
+        (lambda: Written(lambda s, x: s.b(torch.relu(s.a(x)).mean((2, 3))), a=conv(3, 6), b=nn.Linear(6, 2)), 1),
         (lambda: Written(lambda s, x: s.b(s.a(x).view(x.size(0), -1)), a=conv(3, 1), b=nn.Linear(144, 2)), 0),
         (lambda: Written(lambda s, x: s.b(torch.cat([s.a(x)] * 2, 1)), a=conv(3, 6), b=conv(12, 2)), 0),
         (lambda: Written(lambda s, x: s.b(torch.add(s.a(x), s.c(x), alpha=3)), a=conv(3, 6), b=conv(6, 2), c=conv(3, 6)), 0),

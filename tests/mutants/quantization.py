@@ -102,7 +102,7 @@ BIAS_CORRECTION = mutants_of(
     ),
     (
         "padded averages let shifts through",
-        "pool.padding in (0, (0, 0)) and pool.divisor",
+        "pool.padding in (0, (0, 0), [0, 0]) and pool.divisor",
         "pool.padding is not None and pool.divisor",
         "test_dfq.py::test_pooling_between_layers",
     ),
