@@ -74,6 +74,15 @@ def end_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def end_interval(runs: Sequence[Run]) -> str:
+    """What the interval of the primary pair's area says after the longer training, in words; ``runs`` as in :func:`end_rows`."""
+    found = compare(of_plan(runs, END), PRIMARY)
+    if not found.has_interval:
+        return "there is one seed on a side, so no interval"
+    low, high = found.interval
+    return f"the AUC's interval {'holds' if low <= 0 <= high else 'lies above' if low > 0 else 'lies below'} 0"
+
+
 def _called_for(ends: Sequence[Run]) -> str:
     """What the plan says of 48 epochs: called for if the lowest validation loss lies in the last two of 24."""
     pair = [run for name in (PRIMARY.network, PRIMARY.baseline) for run in sided(ends, name)]

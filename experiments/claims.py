@@ -147,10 +147,9 @@ def to_the_end(evidence: Sequence[study.Run]) -> str:
     row = next(row for row in plan_tables.end_rows(evidence) if row["epochs"] == str(plan_tables.END))
     if "not run" in (row["AUC, test"], row["accuracy, test"]):
         return ""
-    seeds = row["seeds"].split(" and ")
     test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in plan_tables.SHOWN)
     told = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
-    return f"{told} (seeds: {row['seeds']}{', so no interval' if '1' in seeds else ''})"
+    return f"{told} (seeds: {row['seeds']}; {plan_tables.end_interval(evidence)})"
 
 
 def third_row(evidence: Sequence[study.Run]) -> dict[str, float]:

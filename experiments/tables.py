@@ -42,8 +42,13 @@ def page(name: str) -> Path:
 
 def longer(evidence: Sequence[study.Run]) -> list[str]:
     """A sentence on the primary pair trained to the end, once both sides have a run; of how many seeds, it says."""
-    words = claims.to_the_end(evidence)
+    words = by_welch(claims.to_the_end(evidence))
     return [f"{plan_tables.PRIMARY.title}, {plan_tables.END} epochs: {words}."] if words else []
+
+
+def by_welch(text: str) -> str:
+    """A difference as :func:`equilib.contrasts.difference_text` writes it, with Welch's interval alone."""
+    return re.sub(r"Welch |; bootstrap [^)]*", "", text)
 
 
 def renew(*names: str) -> None:
@@ -148,7 +153,7 @@ def decided_rows(planned: list[study.Run]) -> list[dict[str, str]]:
     for contrast, row in zip(contrasts.CONTRASTS, contrasts.contrast_rows(planned), strict=True):
         if contrast.level != "primary" and re.match("not (run|decided)", row["verdict"]):
             continue
-        brief = {head: re.sub(r"Welch |; bootstrap [^)]*", "", row[measure]) for measure, head in shown.items()}
+        brief = {head: by_welch(row[measure]) for measure, head in shown.items()}
         rows.append({"difference (95 %)": contrast.title} | brief | {"by the plan": row["verdict"]})
     return rows
 

@@ -129,8 +129,10 @@ def test_the_pair_of_longer_trainings_says_how_few_seeds_it_has():
         for network, area in (("C12_fieldwise", 0.95), ("conventional", 0.91))
     ]
     told = claims.to_the_end(pairs[:2])
-    assert told.startswith("+0.0") and told.endswith("(seeds: 1 and 1, so no interval)")
-    assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2)")
+    assert told.startswith("+0.0") and told.endswith("(seeds: 1 and 1; there is one seed on a side, so no interval)")
+    assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2; the AUC's interval lies above 0)")
+    pairs[0] = made_up.run("C12_fieldwise", 0.90, 0, epochs=24)
+    assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2; the AUC's interval holds 0)")
 
 
 def test_the_ledger_names_the_run_that_decides_what_protects():
