@@ -188,7 +188,7 @@ def cost(saved: dict) -> str:
     return (
         f"A step of {BATCH} patches, field-wise C12 against the conventional network of its channels: {seconds[0]:.2f} against "
         f"{seconds[1]:.2f} s of one thread, {mib[0]:.0f} against {mib[1]:.0f} MiB "
-        "([more](benchmarks/README.md#densenet-and-mobilenetv2); whole trainings: notebook 07, section 7)."
+        "([more](benchmarks/README.md#densenet-and-mobilenetv2))."
     )
 
 
