@@ -49,6 +49,9 @@ OVER_ALL = {
     torch.amax: nn.AdaptiveMaxPool2d,
 }
 RESHAPING = ("view", "reshape", torch.reshape)
+SHAPED = (*OVER_ALL, *RESHAPING, F.avg_pool2d, F.max_pool2d)  # where it takes shapes to tell
+# What torch.fx writes for arguments of a pooling that were not given.
+UNSAID = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
 
 
 def as_layers(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
@@ -61,10 +64,10 @@ def as_layers(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
         shapes: gives the shape of every tensor for a batch of one, by the name of its node; asked where one matters.
     """
     nodes = [node for node in traced.graph.nodes if node.op in ("call_function", "call_method")]
-    known = dict(shapes()) if any(node.target in (*OVER_ALL, *RESHAPING) for node in nodes) else {}
+    known = dict(shapes()) if any(node.target in SHAPED for node in nodes) else {}
     for node in nodes:
         layers = _layers(traced, node, known)
-        value = node.all_input_nodes[0] if layers else node
+        value = _source(node) if layers else node
         for layer in layers:
             name = f"{node.name}_{type(layer).__name__}"
             traced.add_submodule(name, layer)
@@ -83,6 +86,8 @@ def as_layers(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
 
 def _layers(traced: fx.GraphModule, node: fx.Node, shapes: Shapes) -> tuple[nn.Module, ...]:
     """The layers that compute what a node does, in their order; none where there are none."""
+    if node.target in (F.avg_pool2d, F.max_pool2d) and _over_its_own_size(node, shapes):
+        return (OVER_ALL["mean" if node.target is F.avg_pool2d else "amax"](1),)
     if node.op == "call_function" and node.target in LAYER_OF:
         found = node.normalized_arguments(traced, normalize_to_only_use_kwargs=True)
         given = {} if found is None else {key: value for key, value in found.kwargs.items() if key != "input"}
@@ -96,6 +101,17 @@ def _layers(traced: fx.GraphModule, node: fx.Node, shapes: Shapes) -> tuple[nn.M
     if node.target in RESHAPING and _flattens(node, shapes):
         return (nn.Flatten(),)
     return ()
+
+
+def _over_its_own_size(node: fx.Node, shapes: Shapes) -> bool:
+    """Whether a pooling takes its window's size, and nothing else, from the height and width of what it pools."""
+    given = dict(zip(("input", "kernel_size"), node.args)) | dict(node.kwargs)
+    window = given.pop("kernel_size", None)
+    asked = window if isinstance(window, (tuple, list)) else [window]
+    if len(node.args) > 2 or not all(isinstance(one, fx.Node) and _is_size(one) for one in asked):
+        return False
+    before, after = (tuple(shapes.get(one.name, ())) for one in (given.pop("input"), node))
+    return given.items() <= UNSAID.items() and len(before) == 4 and after == (*before[:2], 1, 1)
 
 
 def _over_all(node: fx.Node, shapes: Shapes) -> tuple[nn.Module, ...]:
@@ -112,9 +128,9 @@ def _over_all(node: fx.Node, shapes: Shapes) -> tuple[nn.Module, ...]:
 
 def _flattens(node: fx.Node, shapes: Shapes) -> bool:
     """Whether a new shape is (batch, all the rest)."""
-    source, *sizes = node.args
+    source, sizes = _source(node), [*node.args[1:], *(value for key, value in node.kwargs.items() if key != "input")]
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    if node.kwargs or len(sizes) != 2 or not isinstance(source, fx.Node):
+    if len(sizes) != 2 or not isinstance(source, fx.Node):
         return False
     rows, columns = sizes
     counted = rows == -1 and isinstance(columns, int) and columns != -1
@@ -122,6 +138,10 @@ def _flattens(node: fx.Node, shapes: Shapes) -> bool:
     asked = counting is not None and shapes.get(counting.name, ())[:1] == (1,) and isinstance(columns, int)
     before, after = (shapes.get(one.name, torch.Size()) for one in (source, node))
     return (counted or asked) and len(before) > 1 and before[0] == 1 and after == (1, before.numel())
+
+
+def _source(node: fx.Node):
+    return node.args[0] if node.args else node.kwargs.get("input")
 
 
 def _batch_of(node: fx.Node) -> fx.Node | None:

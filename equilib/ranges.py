@@ -85,10 +85,12 @@ def activation_ranges(
                 raise ValueError(f"the range of {node.target} is {found.low} … {found.high}; was the training stable?")
             known[node.name] = found
         elif not is_final(node):
+            layer = isinstance(module_of(network, node), LAYERS)
+            way = "put a batch normalization behind it" if layer else "call one that has (ReLU, a pooling, Flatten)"
             raise ValueError(
-                f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; put a "
-                "layer that has one in its place (convolution, ReLU, pooling, Flatten), or measure ranges on a few images "
-                "(calibrated_ranges of this very network) and pass them to quantize(…, ranges=…)"
+                f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; {way}, or "
+                "measure ranges on a few images (calibrated_ranges of this very network) and pass them to "
+                "quantize(…, ranges=…)"
             )
     return known
 
