@@ -85,6 +85,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@for python in $(PYTHON) $(wildcard $(BIN)/python); do \
 		$$python -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else '$$python is Python ' + sys.version.split()[0] + '; 3.11 or newer is needed: make clean, then make … PYTHON=python3.12')" || exit 1; done
 	@mkdir -p $(VENV); date +%s > $(VENV)/.began
+	@echo "sets up $(VENV), once: pip says nothing for a minute or several"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[lab,site,test]"

@@ -22,6 +22,7 @@ from equilib.device import session
 from equilib.equivariance import run_model
 from equilib.fields import rotate
 from equilib.live.measure import compressed
+from equilib.notebooks import NO_ADDRESS, repository
 from equilib.pcam import crop, normalize
 from equilib.results import replaceable_folder, shipped_int8, shipped_results
 
@@ -79,6 +80,15 @@ def folder(tmp_path_factory):
     if shutil.which("npm") is None and not os.environ.get("CI"):
         pytest.skip("no npm on this machine")
     return live.build(tmp_path_factory.mktemp("live") / "page")
+
+
+def test_no_link_leads_to_the_address_that_is_none_yet(folder, page):
+    """Until ``make repository`` has set one, the course's pages are nowhere; in the built site they are beside it."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    known = repository(live.ROOT) != NO_ADDRESS
+    assert bool(manifest["course"]) == known and bool(manifest["notebooks"]) == known
+    assert page.locator("[data-notebook]").count() >= 4
+    assert page.locator("[data-notebook][href], [data-course][href]").count() == (5 if known else 0)
 
 
 def test_a_page_can_be_built_again(folder):
@@ -415,7 +425,7 @@ def test_the_folder_is_served_on_this_machine(folder, monkeypatch):
 
     said, ready = [], threading.Event()
     monkeypatch.setattr("builtins.print", lambda *words, **_: (said.append(words[0]), ready.set()))
-    threading.Thread(target=command.serve, args=(folder, 0), daemon=True).start()
+    threading.Thread(target=command.serve, args=(command.listening(folder, 0),), daemon=True).start()
     assert ready.wait(10)
     address = re.search(r"http://localhost:(\d+)/", said[0])
     with urlopen(f"http://127.0.0.1:{address[1]}/rotation.js") as answer:
@@ -423,7 +433,16 @@ def test_the_folder_is_served_on_this_machine(folder, monkeypatch):
         assert answer.headers.get_content_type() == "text/javascript"
     for port in (int(address[1]), 99999, -1):
         with pytest.raises(live.LivePageError, match=f"port {port} cannot be used.*--port"):
-            command.serve(folder, port)
+            command.listening(folder, port)
+
+
+def test_a_port_that_is_taken_is_told_before_the_page_is_built(tmp_path, monkeypatch, capsys):
+    from equilib.live import __main__ as command
+
+    monkeypatch.setattr(command, "build", lambda folder: pytest.fail("built first"))
+    with command.listening(tmp_path, 0) as server:
+        assert command.main([str(tmp_path / "page"), "--port", str(server.server_port)]) == 1
+    assert "name another with --port" in capsys.readouterr().err and not (tmp_path / "page").exists()
 
 
 @pytest.mark.slow

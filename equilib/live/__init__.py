@@ -24,7 +24,7 @@ import numpy as np
 
 from equilib.contrasts import EPOCHS
 from equilib.fields import Group
-from equilib.notebooks import repository
+from equilib.notebooks import NO_ADDRESS, repository
 from equilib.pcam import MEAN, PATCH_SIZE, STD
 from equilib.results import replaceable_folder, shipped_int8, shipped_results
 from equilib.study import shipped_run
@@ -58,7 +58,7 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
     Args:
         output: the folder; what is in it is replaced.
         notebooks: number (``"01"``) to the address of a notebook's page, as seen from the folder; by default the
-            notebooks of the repository.
+            notebooks of the repository, and none where it has no address yet.
 
     Returns:
         The folder.
@@ -72,7 +72,7 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
     course = "../index.html"
     if notebooks is None:
         address = course = _address()
-        paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+        paths = sorted((ROOT / "notebooks").glob("*.ipynb")) if address else ()
         notebooks = {path.name[:2]: f"{address}/blob/main/notebooks/{path.name}" for path in paths}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent) as temporary:
@@ -103,11 +103,12 @@ def build(output: str | Path, *, notebooks: Mapping[str, str] | None = None) -> 
 
 
 def _address() -> str:
-    """The repository's address; an installed package knows it, too."""
+    """The repository's address; an installed package knows it, too.  Empty where none has been set."""
     if (ROOT / "pyproject.toml").is_file():
-        return repository(ROOT)
-    addresses = dict(line.split(", ") for line in metadata("equilib").get_all("Project-URL"))
-    return addresses["Repository"]
+        address = repository(ROOT)
+    else:
+        address = dict(line.split(", ") for line in metadata("equilib").get_all("Project-URL"))["Repository"]
+    return "" if address == NO_ADDRESS else address
 
 
 def node_modules() -> Path:

@@ -22,33 +22,43 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        folder = build(options.folder)
         if options.measure:
             from equilib.live.measure import chromium, report
 
+            folder = build(options.folder)
             with chromium() as browser:
                 print(report(browser, folder))
         else:
-            serve(folder, options.port)
+            # The port first: that another program has it is to be known before npm and the build take their minutes.
+            with listening(options.folder, options.port) as server:
+                build(options.folder)
+                serve(server)
     except (LivePageError, OSError, ValueError) as error:
         print(f"equilib.live: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def serve(folder: Path, port: int) -> None:
-    """Serve the folder on this machine alone, until it is interrupted."""
+def listening(folder: Path, port: int) -> ThreadingHTTPServer:
+    """A server of the folder, for this machine alone, which has its port and answers once it is told to.
+
+    Raises:
+        LivePageError: the port cannot be had.
+    """
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=folder))
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=folder))
     except (OSError, OverflowError) as error:  # the second of a number that no port has
         reason = getattr(error, "strerror", None) or error
         raise LivePageError(f"port {port} cannot be used ({reason}): name another with --port") from error
-    with server:
-        print(f"open http://localhost:{server.server_port}/ (Ctrl-C ends it)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()
+
+
+def serve(server: ThreadingHTTPServer) -> None:
+    """Say where the page is and answer, until it is interrupted."""
+    print(f"open http://localhost:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
 
 
 if __name__ == "__main__":

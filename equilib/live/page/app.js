@@ -351,8 +351,11 @@ function makeThumb(picture) {
 
 async function start() {
   document.body.classList.toggle("embed", embedded);
-  for (const link of document.querySelectorAll("[data-notebook]")) link.href = manifest.notebooks[link.dataset.notebook] ?? manifest.course;
-  for (const link of document.querySelectorAll("[data-course]")) link.href = manifest.course;
+  for (const link of document.querySelectorAll("[data-notebook], [data-course]")) {
+    const address = manifest.notebooks[link.dataset.notebook] ?? manifest.course;
+    if (address) link.href = address;
+    else link.removeAttribute("href"); // the course has no address yet: the name of the notebook says enough
+  }
   if (self !== top) for (const link of document.links) link.target = "_top";
   slots.forEach(makeCard);
   listen();

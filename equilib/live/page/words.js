@@ -52,7 +52,7 @@ export function bitsNotice(columns) {
     const others = rows.filter(({ same }) => !same).length;
     return others === 0
       ? `«${title}»: the four turns do not differ in a single bit.`
-      : `«${title}»: ${others} of the three turns give other numbers.`;
+      : `«${title}»: ${["one of the three turns gives", "two of the three turns give", "all three turns give"][others - 1]} other numbers.`;
   }).join(" ");
 }
 
