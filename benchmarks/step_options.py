@@ -102,11 +102,13 @@ def gains(seconds: dict) -> str:
     parts = []
     if all(tuned in row[float32] for row in seconds.values()):
         taken = {name: 1 - row[float32][tuned] / row[float32][usual] for name, row in seconds.items()}
-        parts.append(f"Of a step in float32 the allocator takes {span(taken)}.")
+        parts.append(f"The allocator shortens a step in float32 by {span(taken)}.")
     with_it = tuned if parts else usual
     if all(bfloat16 in row for row in seconds.values()):
         taken = {name: 1 - row[bfloat16][with_it] / row[float32][with_it] for name, row in seconds.items()}
-        parts.append(f"{'With it, bfloat16' if parts else 'Bfloat16'} takes {span(taken)}; below 0 it takes longer.")
+        parts.append(
+            f"{'With it, bfloat16' if parts else 'Bfloat16'} shortens it by {span(taken)}; below 0 it takes longer."
+        )
     return " ".join(parts)
 
 

@@ -64,7 +64,11 @@ def end_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
             waits = missing(group, contrast, END_SEEDS if epochs != EPOCHS else None)
             if epochs == LONGER and not sides:
                 waits = f"{waits} ({_called_for(of_plan(runs, END))})"
-            lowest = ", ".join(str(run.figures["best_epoch"]) for run in sides)
+            lowest = "; ".join(
+                f"{name} {', '.join(str(run.figures['best_epoch']) for run in found)}"
+                for name in (contrast.network, contrast.baseline)
+                if (found := sided(group, name))
+            )
             row = _row(contrast, group)
             rows.append(
                 {"contrast": row.pop("contrast"), "epochs": str(epochs)}
@@ -173,13 +177,22 @@ def _steps(group: Sequence[Run]) -> str:
 
 
 def later_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """The primary contrast in each of the later parts, in brief."""
+    """The primary contrast in each of the later parts, in brief; of a part that has no run, what is known of it."""
     primary = f"{PRIMARY.network} − {PRIMARY.baseline}"
-    parts = [(f"{row['epochs']} epochs", row) for row in end_rows(runs) if row["epochs"] != str(EPOCHS)]
-    parts += [(f"each at its best rate: {row['rates']}", row) for row in best_rate_rows(runs)]
-    parts += [(f"{row['patches']} patches, {row['epochs']} epochs", row) for row in few_rows(runs)]
+    parts = [(f"{row['epochs']} epochs{_reason(row)}", row) for row in end_rows(runs) if row["epochs"] != str(EPOCHS)]
+    parts += [(f"each at its best rate ({row['rates']})", row) for row in best_rate_rows(runs)]
+    parts += [
+        (f"{row['patches']} patches" + (f", {row['epochs']} epochs" if row["epochs"] != "–" else ""), row)
+        for row in few_rows(runs)
+    ]
     kept = ("contrast", "seeds", *SHOWN)
     return [{"part": part} | {key: row[key] for key in kept} for part, row in parts if row["contrast"] == primary]
+
+
+def _reason(row: Mapping[str, str]) -> str:
+    """What stands in brackets behind the seeds that were not run: why."""
+    _, bracket, why = row["seeds not run"].partition(" (")
+    return f" ({why}" if bracket else ""
 
 
 # --- what it costs ---

@@ -182,7 +182,8 @@ def naive_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """What naive rounding to INT8 costs, and what is left of it after equalization and absorption, simulated.
 
     One row for each kind of network and learning rate, runs of all sizes and seeds together, but long trainings
-    (:data:`LONG`) apart.  Networks of C1 share nothing, so they are no equivariant ones: they have a row of their own.
+    (:data:`LONG`) apart; the mean over runs, of two runs both values.  Steps are those of the whole training: the kept weights
+    are of the epoch with the lowest validation loss.  Networks of C1 share nothing, so they are no equivariant ones: they have a row of their own.
     """
     return _change_rows(runs, NAIVE)
 
@@ -205,13 +206,15 @@ def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list
     for (kind, rate, _), group in sorted(groups.items()):
         steps = sorted(map(steps_of, group))
         row = {"networks": ROUNDED[kind], "learning rate": f"{-rate:g}"}
-        row["steps"] = " to ".join(f"{one:,}" for one in dict.fromkeys((steps[0], steps[-1])))
+        row["training steps"] = " to ".join(f"{one:,}" for one in dict.fromkeys((steps[0], steps[-1])))
         row["runs"] = str(len(group))
         for words, stage in stages:
             changes = [change for run in group if (change := rounding_change(run.figures, stage)) is not None]
             some = "" if len(changes) == len(group) else f" ({len(changes)} run{'s' * (len(changes) != 1)})"
-            mean = f"{sum(changes) / len(changes):+.2f}{some}" if changes else "not measured"
-            row[f"{words} − FP32 [points]"] = mean
+            # Of two runs the mean may be like neither.
+            shown = sorted(changes, reverse=True) if len(changes) <= 2 else [sum(changes) / len(changes)]
+            told = " and ".join(f"{change:+.2f}" for change in shown)
+            row[f"{words} − FP32 [points]"] = f"{told}{some}" if changes else "not measured"
             row[f"{words}, worst"] = f"{min(changes):+.2f}" if changes else ""
         rows.append(row)
     return rows

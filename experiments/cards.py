@@ -85,11 +85,13 @@ def chosen_model() -> str:
     name = study.chosen_model()
     right, area = (models[name].figures["accuracy"]["int8"][metric] for metric in ("accuracy", "auc"))
     own, *others = {models[name].figures["epochs"]: 0} | {run.figures["epochs"]: 0 for run in models.values()}
-    epochs = f", {own} epochs, the others {' or '.join(map(str, others))}" if others else ""
+    epochs = f"; {own} epochs, the others {' or '.join(map(str, others))}" if others else ""
+    seeds = study.siblings(study.shipped_runs("grid") + study.shipped_runs("evidence"), models[name])
+    kind = f"{len(seeds)} seeds: {study_tables.points(study.accuracy(seeds, 'int8'))}" if len(seeds) > 1 else "one seed"
     return (
         f"{len(models)} INT8 models of networks trained on real patches come with the project, most with weights (`.pt`). "
-        f"Take `results/{name}.onnx`: of them it has the lowest validation loss ({100 * right:.1f} % of the test patches right, "
-        f"AUC {area:.3f}, in INT8; one seed{epochs}). The others, and the fastest: notebook 07, section 12."
+        f"Take `results/{name}.onnx`, of the lowest validation loss ({100 * right:.1f} % of the test patches right, "
+        f"AUC {area:.3f}, in INT8; {kind}{epochs}). The others, and the fastest: notebook 07, section 12."
     )
 
 

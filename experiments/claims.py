@@ -7,6 +7,7 @@ A sentence holds no figures: it names those of :func:`figures`, which come from 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
@@ -165,6 +166,7 @@ def third_row(evidence: Sequence[study.Run]) -> dict[str, float]:
         "dense_auc": study.areas(dense).mean(),
         "ours": 100 * study.accuracy(ours).mean,
         "ours_auc": study.areas(ours).mean(),
+        "behind": 100 * (study.accuracy(dense).mean - study.accuracy(ours).mean),
         "short_epochs": contrasts.EPOCHS,
         "end_epochs": plan_tables.END,
         "ended_seeds": len(ended),
@@ -197,9 +199,15 @@ def protects(every: Sequence[study.Run]) -> str:
         for (kind, rate, steps), count in sorted(groups.items())
     )
     others = [run for run in every if run.variant.symmetric and run not in harmed]
-    if others:
-        told += f". The other {len(others)} equivariant ones had at most {max(map(study_tables.steps_of, others)):,} steps, "
-        told += f"and the worst of them changed by {min(map(naive, others)):+.2f} points"
+    # As long as one that was harmed, and whole: the length alone is not what harms.
+    least = min((study_tables.steps_of(run) for run in harmed if run.variant.symmetric), default=math.inf)
+    as_long = [run for run in others if study_tables.steps_of(run) >= least]
+    shorter = [run for run in others if run not in as_long]
+    if shorter:
+        told += f". Of the other equivariant ones {len(shorter)} had at most {max(map(study_tables.steps_of, shorter)):,} steps, "
+        told += f"and the worst of them changed by {min(map(naive, shorter)):+.2f} points"
+    if as_long:
+        told += f"; {len(as_long)} had as many steps as a harmed one, and changed by {' and '.join(f'{naive(run):+.2f}' for run in as_long)}"
     fast = max(map(rate, harmed))
     if any(rate(run) >= fast for run in every if run.variant.symmetric):
         return told + "."

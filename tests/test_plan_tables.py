@@ -45,7 +45,7 @@ def test_48_epochs_are_called_for_where_losses_still_fall(best, word):
     runs = [run("C12_fieldwise", 0.9, epochs=24, best=12), run("conventional", 0.8, epochs=24, best=best)]
     rows = end_rows(runs)
     assert f"({word}" in rows[2]["seeds not run"]
-    assert rows[1]["epoch of the lowest validation loss"] == f"12, {best}"
+    assert rows[1]["epoch of the lowest validation loss"] == f"C12_fieldwise 12; conventional {best}"
 
 
 def test_a_rate_must_be_clearly_better():
@@ -136,8 +136,8 @@ def test_the_later_parts_in_brief_are_those_of_the_primary_contrast():
     rows = plan_tables.later_rows(runs)
     assert {row["part"]: row["AUC, test"].split()[0] for row in rows} == {
         "24 epochs": "+0.010",
-        "48 epochs": "not",
-        "each at its best rate: not decided yet": "not",
+        "48 epochs (called for)": "not",
+        "each at its best rate (not decided yet)": "not",
         "1,000 patches, 120 epochs": "+0.100",
-        "4,000 patches, – epochs": "not",
+        "4,000 patches": "not",
     }

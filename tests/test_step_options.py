@@ -64,6 +64,9 @@ def test_what_is_gained_is_said_in_words():
         "b": {"float32": {usual: 1.0, tuned: 0.9}, "bfloat16": {usual: 2.0, tuned: 0.6}},
     }
     said = step_options.gains(seconds)
-    assert "takes 10 % (b) to 50 % (a)." in said and "With it, bfloat16 takes -10 % (a) to 33 % (b)" in said
+    assert (
+        "in float32 by 10 % (b) to 50 % (a)." in said
+        and "With it, bfloat16 shortens it by -10 % (a) to 33 % (b)" in said
+    )
     plain = {name: {"float32": {usual: 1.0}} for name in "ab"}
     assert step_options.gains(plain) == ""
