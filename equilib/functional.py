@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import torch
 from torch import fx, nn
@@ -61,10 +62,14 @@ def as_layers(traced: fx.GraphModule, shapes: Callable[[], Shapes]) -> None:
 
     Args:
         traced: in evaluation mode.
-        shapes: gives the shape of every tensor for a batch of one, by the name of its node; asked where one matters.
+        shapes: gives the shape of every tensor for a batch of one, by the name of its node; asked where one matters, and may
+            raise ValueError.
     """
     nodes = [node for node in traced.graph.nodes if node.op in ("call_function", "call_method")]
-    known = dict(shapes()) if any(node.target in SHAPED for node in nodes) else {}
+    known: dict[str, torch.Size] = {}
+    if any(node.target in SHAPED for node in nodes):
+        with suppress(ValueError):  # no image that the network takes was found: whoever needs one says so
+            known |= shapes()
     for node in nodes:
         layers = _layers(traced, node, known)
         value = _source(node) if layers else node

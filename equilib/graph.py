@@ -74,7 +74,8 @@ def trace(network: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
         reason = str(error) or type(error).__name__
         raise ValueError(
             f"{type(network).__name__} cannot be traced by torch.fx ({reason}); "
-            "an equivariant network must be exported first (equilib.mobilenet.exported)"
+            "an equivariant network must be exported first (equilib.mobilenet.exported); in another one take out of its "
+            "forward whatever depends on the values of the input, and begin with the module itself, not a TorchScript of it"
         ) from error
     traced = fx.GraphModule(copy, graph)
     _check_calls(traced)
@@ -83,21 +84,16 @@ def trace(network: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
         traced.meta["input_shape"] = tuple(input_shape)
     elif isinstance(getattr(getattr(network, "config", None), "input_size", None), int):
         traced.meta.setdefault("input_size", network.config.input_size)
-    as_layers(traced, lambda: _shapes_if_any(traced))
+    as_layers(traced, lambda: output_shapes(traced))
     for name, module in traced.named_modules():
         if isinstance(module, (nn.ReLU6, nn.Hardtanh)):
             raise ValueError(
                 f"{name} is a ReLU6: scaling its input would change the function, since it clips at a fixed value. "
-                "Replace it by ReLU (as MobileNetV2 usually is for data-free quantization) and train or fine-tune."
+                "Replace it by ReLU (as MobileNetV2 usually is for data-free quantization) and train or fine-tune; or, without "
+                "training, by torch.clamp(x, 0, 6), whose layer is then not equalized, and measure ranges "
+                "(int8.calibrated_ranges)."
             )
     return traced
-
-
-def _shapes_if_any(traced: fx.GraphModule) -> dict[str, torch.Size]:
-    try:
-        return output_shapes(traced)
-    except ValueError:  # no image that it takes was found: what needs one says so
-        return {}
 
 
 def check_modules(network: nn.Module) -> None:
@@ -161,7 +157,9 @@ def _check_calls(traced: fx.GraphModule) -> None:
     layers = {name: module for name, module in layers.items() if isinstance(module, WEIGHTED)}
     for name, module in layers.items():
         if calls[name] > 1:
-            raise ValueError(f"{name} is used {calls[name]} times: rescaling it at one place would change the others")
+            raise ValueError(
+                f"{name} is used {calls[name]} times: rescaling it at one place would change the others; give each use a module of its own (copy.deepcopy)"
+            )
         if isinstance(module, LAYERS) and not computes_as_its_class(module):
             raise ValueError(
                 f"{name} is a {type(module).__module__}.{type(module).__name__}, which computes something else than "

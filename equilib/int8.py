@@ -254,10 +254,10 @@ def quantize(
         if isinstance(module, nn.AvgPool2d) and takes_means(module) and not module.ceil_mode:
             _replace(network, node.target, QuantizedMean(module, shapes[node.name][1]))
         if isinstance(module, SELECTING) and source.name in quantizers:
-            # Selecting among rounded values gives rounded values; kernels for what follows a maximum over the group want
-            # to read integers again.
+            # Selecting among rounded values gives rounded values; kernels for what follows a maximum over the group, or
+            # a flattening, want to read integers again.
             quantizer = quantizers[node.name] = quantizers[source.name]
-            if not isinstance(module, GroupMax):
+            if not isinstance(module, (GroupMax, nn.Flatten)):
                 continue
         elif node.name not in ranges or is_final(node) or _joins_what_follows(network, node):
             continue

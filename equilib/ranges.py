@@ -70,10 +70,13 @@ def activation_ranges(
     """
     check_traced(network)
     check_finite_number("deviations", deviations, above=0)
-    low, high = input_range
+    try:
+        low, high = map(float, input_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
     if not -math.inf < low < high < math.inf:  # with NaN, too
         raise ValueError(
-            f"input_range must be two finite numbers, (lowest, highest) of the normalised images, got ({low}, {high})"
+            f"input_range must be two finite numbers, (lowest, highest) of the normalised images, got {input_range}"
         )
     known: dict[str, Distribution] = {}
     for node in network.graph.nodes:
@@ -86,10 +89,16 @@ def activation_ranges(
             known[node.name] = found
         elif not is_final(node):
             layer = isinstance(module_of(network, node), LAYERS)
-            way = "put a batch normalization behind it" if layer else "call one that has (ReLU, a pooling, Flatten)"
+            way = (
+                "put a batch normalization behind it, or leave out what follows if it is the last (a softmax)"
+                if layer
+                else "normalise the images outside of the network, if that is what it is for"
+                if node.op == "get_attr"
+                else "call one that has (ReLU, a pooling, Flatten)"
+            )
             raise ValueError(
                 f"{_described(network, node)} has no batch-norm statistics and no rule to take a range from; {way}, or "
-                "measure ranges on a few images (calibrated_ranges of this very network) and pass them to "
+                "measure ranges on a few images (int8.calibrated_ranges of the network that is quantized) and pass them to "
                 "quantize(…, ranges=…)"
             )
     return known

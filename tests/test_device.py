@@ -156,6 +156,16 @@ def test_another_input_size_is_refused(tmp_path, size, words):
         device.export_onnx(exported(shipped_network("pcam_C4_w0.35_20000_seed0")), tmp_path / "model.onnx", size)
 
 
+def test_a_size_that_only_a_later_layer_refuses_is_named(tmp_path):
+    """The image's shape is known from folding; that the file is to be for another one shows when the network runs."""
+    folded = dfq.fold_batch_norm(
+        nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(128, 2)), input_shape=(3, 8, 8)
+    )
+    with pytest.raises(ValueError, match="takes no images of 9 x 9 pixels .*input_size"):
+        device.export_onnx(folded, tmp_path / "model.onnx", 9)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_half_written_is_left(tmp_path):
     device.export_onnx(nn.Sequential(nn.Conv2d(3, 1, 1)), tmp_path / "net.onnx", 8)
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

@@ -116,3 +116,13 @@ def test_sizes_that_nobody_asks_for_any_more_are_gone():
     traced = trace(network.eval(), input_shape=(3, 8, 8))
     assert {node.op for node in traced.graph.nodes} == {"placeholder", "call_module", "output"}
     assert activations(traced, torch.randn(5, 3, 8, 8))["c"].shape == (5, 2)
+
+
+def test_every_spelling_of_a_flattening_gives_an_integer_classifier(tmp_path):
+    from equilib import device
+
+    for function, layers in (SAME[0], SAME[5]):
+        for network in networks(function, layers):
+            path = device.export_onnx(int8.quantize(network, (-3.0, 3.0)), tmp_path / "model.onnx", 12)
+            operators = device.optimized_operators(path)
+            assert "QGemm" in operators and not {"Gemm", "Conv", "FusedConv"} & set(operators), operators

@@ -49,6 +49,7 @@ def folded():
         (lambda: mobilenet.estimate_statistics(plain(), torch.full((2, 3, 31, 31), float("nan"))), "NaN or infinite"),
         *((lambda d=d: int8.activation_ranges(folded(), (-1, 1), deviations=d), "deviations must be a finite number above 0") for d in (-1, 0, float("nan"), "6")),
         (lambda: int8.activation_ranges(plain(), (-1, 1)), "MobileNetV2 is not traced yet"),
+        *((lambda values=values: int8.quantize(folded(), values), "input_range must be two finite numbers, .* got") for values in (2.5, None, (1,), "ab", (2, -2))),
         (lambda: int8.calibrated_ranges(plain(), torch.rand(1, 3, 31, 31)), "MobileNetV2 is not traced yet"),
         (lambda: int8.calibrated_ranges(folded(), torch.full((1, 3, 9, 9), float("inf"))), "NaN or infinite"),
         (lambda: dfq.find_pairs(plain()), "MobileNetV2 is not traced yet"),

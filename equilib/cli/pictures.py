@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def predict_pictures(model: Classifier, inputs: Inputs, options: argparse.Namespace) -> None:
     """A row of CSV for each window, a map for each picture; what could not be answered is added to ``inputs.refused``."""
     name_map = _map_names(options.map, options.images) if options.map else None
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "row", "column", "class", "probability_of_tumour"])
     warned = set()  # of pictures of one size, the first is enough
     drawn = 0

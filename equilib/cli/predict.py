@@ -86,7 +86,7 @@ class Inputs:
 
 
 def _predict_patches(model: Classifier, inputs: Inputs) -> None:
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "class", "probability_of_tumour"])
     total = sum(map(count_images, Inputs(inputs.paths).files()))
     patches = inputs.each(lambda file: read_images(file, model.size))
