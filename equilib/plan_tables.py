@@ -133,6 +133,16 @@ def rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def rate_pair_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The primary contrast at each of the three rates, seed 0 of both sides: whether it hangs on the rate; no interval."""
+    rows = []
+    for rate in RATES:
+        trial = [run for run in of_plan(runs, learning_rate=rate) if run.seed == TRIAL_SEED]
+        row = _row(PRIMARY, trial)
+        rows.append({"contrast": row.pop("contrast"), "rate of both": f"{rate:g}"} | row)
+    return rows
+
+
 def best_rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """The primary and secondary contrasts, each network at its best rate; «not run» before the trials of both are done."""
     rows = []

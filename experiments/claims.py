@@ -30,6 +30,7 @@ VERDICTS = ("reproduced", "partly", "contradicted", "not decided yet", "not test
 MEASURED = {"C4": "pcam_C4_w0.35_20000_seed0", "C12": "pcam_C12_w0.35_20000_seed0"}
 # Points of accuracy from which on naive rounding is said to harm.
 HARM = 2
+KINDS = ("conventional", "equivariant")  # as study_tables.kind_of names them
 # The primary contrast of results/PLAN.md.
 PAPER = Variant("equivariant", "C12", "fieldwise", divisor=runs.ABLATION_DIVISOR)
 PLAIN = Variant("conventional", divisor=runs.ABLATION_DIVISOR, recipe=ANY_ANGLE)
@@ -209,8 +210,12 @@ def protects(every: Sequence[study.Run]) -> str:
     if as_long:
         told += f"; {len(as_long)} had as many steps as a harmed one, and changed by {' and '.join(f'{naive(run):+.2f}' for run in as_long)}"
     fast = max(map(rate, harmed))
-    if any(rate(run) >= fast for run in every if run.variant.symmetric):
-        return told + "."
+    at_it = {kind: [run for run in every if study_tables.kind_of(run) == kind and rate(run) >= fast] for kind in KINDS}
+    if at_it["equivariant"]:
+        counts = (f"{sum(run in harmed for run in group)} of {len(group)} {kind}" for kind, group in at_it.items())
+        told += f". At {fast:g} it harmed {' and '.join(counts)} ones"
+        few = len(at_it["equivariant"]) < 5
+        return told + (": too few to tell apart what symmetry, rate and length do." if few else ".")
     configs = [read_results(path)["config"] for path in results_files(runs.RESULTS / "search")]
     searched = [one for one in configs if one["kind"] == "equivariant" and one["learning_rate"] >= fast]
     return (

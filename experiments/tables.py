@@ -114,7 +114,9 @@ def makers() -> dict[str, Callable[[], str]]:
         "confirmation": lambda: sealed(evidence),
         "not run": lambda: not_run(runs.planned_runs(), evidence),
         "to the end": lambda: text(plan_tables.end_rows(evidence)),
-        "learning rates": lambda: text(plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence)),
+        "learning rates": lambda: text(
+            plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence), plan_tables.rate_pair_rows(evidence)
+        ),
         "few patches": lambda: text(plan_tables.few_rows(evidence)),
         "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table,

@@ -4,7 +4,7 @@ import pytest
 from made_up import run
 
 from equilib import contrasts, figures, plan_tables
-from equilib.plan_tables import best_rate, best_rate_rows, end_rows, few_rows, rate_rows
+from equilib.plan_tables import best_rate, best_rate_rows, end_rows, few_rows, rate_pair_rows, rate_rows
 from equilib.results import shipped_results
 
 PAIR = ("C12_fieldwise", "conventional")
@@ -66,6 +66,10 @@ def trial(network, losses, seeds=(0,)):
 def test_each_network_is_taken_at_its_best_rate():
     runs = trial("C12_fieldwise", (0.3, 0.2, 0.1)) + trial("conventional", (0.4, 0.4, 0.4))
     row, *others = best_rate_rows(runs)
+    assert {one["seeds"] for one in rate_pair_rows(runs)} <= {"1 and 1", "1 and 0", "0 and 1", "0 and 0"}, (
+        "seed 0 alone"
+    )
+    assert [one["rate of both"] for one in rate_pair_rows(runs)] == ["0.001", "0.003", "0.01"]
     assert row["rates"] == "0.01 and 0.003" and row["AUC, test"].startswith("+0.300")
     assert {other["AUC, test"] for other in others} == {"not run"}
     rows = {row["network"]: row for row in rate_rows(runs)}
