@@ -17,7 +17,7 @@ import cards  # noqa: E402
 import claims  # noqa: E402
 import runs as ordered  # noqa: E402
 
-from equilib import marks, study  # noqa: E402
+from equilib import marks, plan_tables, study  # noqa: E402
 
 LEDGER = claims.read()
 # What a sentence may write with digits: angles, names and places; every other number is a field.
@@ -139,6 +139,27 @@ def test_the_pair_of_longer_trainings_says_how_few_seeds_it_has():
     assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2; the AUC's interval lies above 0)")
     pairs[0] = made_up.run("C12_fieldwise", 0.90, 0, epochs=24)
     assert claims.to_the_end(pairs).endswith("(seeds: 2 and 2; the AUC's interval holds 0)")
+
+
+def test_the_pair_at_each_rate_is_of_seed_0():
+    runs = [
+        made_up.run(network, area + seed / 100, seed, rate=rate)
+        for seed in (0, 1)
+        for network, rate, area in (
+            ("C12_fieldwise", 0.01, 0.9),
+            ("conventional", 0.01, 0.8),
+            ("conventional", 0.001, 0.7),
+        )
+    ]
+    alone = claims.by_rate([run for run in runs if run.seed == 0])
+    assert re.fullmatch(r"\+0\.\d{3} at 0\.01", alone) and claims.by_rate(runs) == alone
+
+
+def test_the_ledger_states_both_of_the_pair_at_their_best_at_one_rate():
+    losses = {
+        name: plan_tables.trials(study.shipped_runs("evidence"), name) for name in ("C12_fieldwise", "conventional")
+    }
+    assert {plan_tables.best_rate(found) for found in losses.values()} == {0.003}
 
 
 def test_the_ledger_names_the_run_that_decides_what_protects():
