@@ -30,7 +30,6 @@ VERDICTS = ("reproduced", "partly", "contradicted", "not decided yet", "not test
 MEASURED = {"C4": "pcam_C4_w0.35_20000_seed0", "C12": "pcam_C12_w0.35_20000_seed0"}
 # Points of accuracy from which on naive rounding is said to harm.
 HARM = 2
-KINDS = ("conventional", "equivariant")  # as study_tables.kind_of names them
 # The primary contrast of results/PLAN.md.
 PAPER = Variant("equivariant", "C12", "fieldwise", divisor=runs.ABLATION_DIVISOR)
 PLAIN = Variant("conventional", divisor=runs.ABLATION_DIVISOR, recipe=ANY_ANGLE)
@@ -116,7 +115,10 @@ def figures() -> dict[str, object]:
     }
     found |= planned(evidence) | third_row(evidence)
     found |= {"protects": protects(every), "to_the_end": to_the_end(evidence), "by_rate": by_rate(evidence)}
-    best = (plan_tables.best_rate(plan_tables.trials(evidence, name)) for name in ("C12_fieldwise", "conventional"))
+    best = (
+        plan_tables.best_rate(plan_tables.trials(evidence, name))
+        for name in (plan_tables.PRIMARY.network, plan_tables.PRIMARY.baseline)
+    )
     found["best_rates"] = " and ".join(f"{rate:g}" for rate in dict.fromkeys(best))
     for group, name in MEASURED.items():
         values = spread(name)
@@ -218,7 +220,10 @@ def protects(every: Sequence[study.Run]) -> str:
     if as_long:
         told += f"; {len(as_long)} had as many steps as a harmed one, and changed by {' and '.join(f'{naive(run):+.2f}' for run in as_long)}"
     fast = max(map(rate, harmed))
-    at_it = {kind: [run for run in every if study_tables.kind_of(run) == kind and rate(run) >= fast] for kind in KINDS}
+    at_it = {
+        kind: [run for run in every if study_tables.kind_of(run) == kind and rate(run) >= fast]
+        for kind in study_tables.ROUNDED[:2]
+    }
     if at_it["equivariant"]:
         counts = (f"{sum(run in harmed for run in group)} of {len(group)} {kind}" for kind, group in at_it.items())
         told += f". At {fast:g} it harmed {' and '.join(counts)} ones"
