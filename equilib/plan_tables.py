@@ -189,7 +189,12 @@ def _steps(group: Sequence[Run]) -> str:
 def later_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """The primary contrast in each of the later parts, in brief; of a part that has no run, what is known of it."""
     primary = f"{PRIMARY.network} − {PRIMARY.baseline}"
-    parts = [(f"{row['epochs']} epochs{_reason(row)}", row) for row in end_rows(runs) if row["epochs"] != str(EPOCHS)]
+    waits = "" if of_plan(runs, LONGER) else f" ({_called_for(of_plan(runs, END))})"
+    parts = [
+        (f"{row['epochs']} epochs{waits if row['epochs'] == str(LONGER) else ''}", row)
+        for row in end_rows(runs)
+        if row["epochs"] != str(EPOCHS)
+    ]
     parts += [(f"each at its best rate ({row['rates']})", row) for row in best_rate_rows(runs)]
     parts += [
         (f"{row['patches']} patches" + (f", {row['epochs']} epochs" if row["epochs"] != "–" else ""), row)
@@ -197,12 +202,6 @@ def later_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     ]
     kept = ("contrast", "seeds", *SHOWN)
     return [{"part": part} | {key: row[key] for key in kept} for part, row in parts if row["contrast"] == primary]
-
-
-def _reason(row: Mapping[str, str]) -> str:
-    """What stands in brackets behind the seeds that were not run: why."""
-    _, bracket, why = row["seeds not run"].partition(" (")
-    return f" ({why}" if bracket else ""
 
 
 # --- what it costs ---

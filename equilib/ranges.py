@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from equilib.bias_correction import takes_means
 from equilib.checks import check_count, check_finite_number, check_images
 from equilib.graph import (
     LAYERS,
@@ -150,11 +151,11 @@ def _rule(network: fx.GraphModule, node: fx.Node, known: dict, deviations: float
 
 def _mean_rule(pool: nn.AvgPool2d, low: float, high: float) -> Distribution:
     """Means stay within the range; zeros may be mixed in at the border, and another divisor stretches it."""
+    if takes_means(pool):
+        return Distribution(low, high)
     if pool.divisor_override is not None:
         kernel = pool.kernel_size if isinstance(pool.kernel_size, tuple) else (pool.kernel_size,) * 2
         low, high = (value * kernel[0] * kernel[1] / pool.divisor_override for value in (low, high))
-    elif pool.padding in (0, (0, 0), [0, 0]):
-        return Distribution(low, high)
     return Distribution(min(low, 0.0), max(high, 0.0))
 
 
