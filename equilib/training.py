@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import signal
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from equilib.callbacks import Bar, BestCheckpoint, CheckpointFiles, Curves, History
+from equilib.interrupts import EndsBetweenBatches
 from equilib.mobilenet import build, estimate_statistics
 from equilib.pcam import (
     Patches,
@@ -312,7 +312,8 @@ def train(
     saving = dict(dirpath=folder, save_on_train_epoch_end=True, enable_version_counter=False)
     best = BestCheckpoint(filename=Path(BEST).stem, monitor="valid_loss", mode="min", **saving)
     last = BestCheckpoint(filename=Path(LAST).stem, **saving)
-    callbacks = [history, best, last] + ([Bar()] if progress else [])
+    signals = EndsBetweenBatches()
+    callbacks = [history, best, last, signals] + ([Bar()] if progress else [])
     if curves:
         callbacks.insert(1, Curves(folder / CURVES, history, config.kind))
     with _quiet():
@@ -320,7 +321,7 @@ def train(
         _check_picklable(trainer_options.get("strategy"), module, data)
         folder.mkdir(parents=True, exist_ok=True)
         resume = claim(folder, config, data.digests, writes=trainer.is_global_zero)
-        _fit(trainer, module, data, resume)
+        _fit(trainer, module, data, resume, signals)
     trainer.strategy.barrier()
     network, checkpoint = load_network(folder / BEST)
     state = read_checkpoint(folder / LAST)  # from the file: a spawned process leaves nothing else behind
@@ -378,16 +379,21 @@ def _check_picklable(strategy, module: PatchClassifier, data: PatchData) -> None
         ) from error
 
 
-def _fit(trainer: lightning.Trainer, module: PatchClassifier, data: PatchData, resume: Path | None) -> None:
-    interrupt = signal.getsignal(signal.SIGINT)
+def _fit(
+    trainer: lightning.Trainer,
+    module: PatchClassifier,
+    data: PatchData,
+    resume: Path | None,
+    signals: EndsBetweenBatches,
+) -> None:
     try:
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        with signals.listening():
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     except SystemExit as ended:
-        # Lightning ends the whole program on Ctrl-C, and leaves the signal ignored; a notebook must live on.
-        if not trainer.interrupted or ended.code == 128 + signal.SIGTERM:
+        signals.heed()  # Lightning ends by itself after a SIGTERM, and forgets the status
+        if not trainer.interrupted or ended.code != 1:
             raise
-        signal.signal(signal.SIGINT, interrupt)
-        raise KeyboardInterrupt from None
+        raise KeyboardInterrupt from None  # it ends the whole program on Ctrl-C; a notebook must live on
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not _while_restoring(error):
             raise

@@ -103,26 +103,6 @@ sys.exit(until_closed(command))
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "whole"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there a process ends without a word")
-@pytest.mark.parametrize("told, status", [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_library_that_makes_an_interrupt_of_it_does_not_change_the_status(told, status):
-    """Seen once of a training: a SIGTERM in the midst of a library's own code arrived as KeyboardInterrupt."""
-    script = f"""
-import os, signal, sys
-from equilib import __main__ as command
-
-def library(arguments):
-    try:
-        os.kill(os.getpid(), signal.{told})
-    except BaseException:
-        raise KeyboardInterrupt from None
-
-command._run, command.start_tuned = library, lambda arguments: None
-sys.exit(command.main())
-"""
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == status
-
-
 def test_a_picture_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):
     from PIL import Image
 

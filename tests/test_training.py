@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ import pytest
 import torch
 
 from equilib.__main__ import main
+from equilib.interrupts import EndsBetweenBatches
 from equilib.mobilenet import MobileNetConfig, estimate_statistics
 from equilib.pcam import Patches, network_inputs, split_path
-from equilib.training import PatchData, TrainConfig, load_network, seeded, train
+from equilib.training import PatchClassifier, PatchData, TrainConfig, load_network, seeded, train
 
 OPTIONS = [
     *("--width", "0.1", "--group", "C4", "--input-size", "31", "--epochs", "6", "--batch-size", "16"),
@@ -188,6 +190,54 @@ def test_a_signal_ends_it_in_order(data, tmp_path, sign, status, words):
     process.send_signal(getattr(signal, sign))
     _, error = process.communicate(timeout=60)
     assert process.returncode == status and words in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("sign, ending", [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
+@pytest.mark.parametrize("hook", ["on_after_backward", "on_validation_start", "on_validation_end"])
+def test_a_signal_that_python_would_forget_ends_it(data, tmp_path, monkeypatch, sign, ending, hook):
+    """Inside a batch, and between; what is raised in the callback of a weak reference is printed and forgotten."""
+
+    class Mortal:
+        pass
+
+    number, calls = getattr(signal, sign), []
+
+    def forgotten(module):
+        calls.append(module)
+        dying = Mortal()
+        reference = weakref.ref(dying, lambda _: signal.raise_signal(number))
+        del dying
+        assert reference() is None
+
+    def end(*_):
+        raise ending(128 + number)
+
+    monkeypatch.setattr(PatchClassifier, hook, forgotten, raising=False)
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(ending):
+            train(TrainConfig("equivariant", TINY, str(data), epochs=2, batch_size=16), tmp_path, accelerator="cpu")
+        assert len(calls) == 1 and signal.getsignal(number) is end
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_second_signal_does_not_wait_for_the_batch():
+    signals, heard = EndsBetweenBatches(), []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append("heard"))
+    try:
+        with signals.listening():
+            signal.raise_signal(signal.SIGINT)  # before the first batch
+            assert len(heard) == 1
+        signals = EndsBetweenBatches()
+        with signals.listening():
+            signals.on_train_start(None, None)
+            signal.raise_signal(signal.SIGINT)
+            assert len(heard) == 1
+            signal.raise_signal(signal.SIGINT)
+            assert len(heard) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_start_that_failed_does_not_claim_the_folder(data, tmp_path):

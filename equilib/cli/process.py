@@ -15,7 +15,6 @@ from pathlib import Path
 
 # As the shell reports a program that was ended by a reader that closed the pipe, and one that was told to end.
 PIPE_CLOSED, TERMINATED = 141, 143
-INTERRUPTED = 130  # as the shell reports a program that was ended by Ctrl-C
 
 
 def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
@@ -26,22 +25,17 @@ def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
     """
     # By default a process ends where it stands, and leaves half of a file behind.
     ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    told = False
-
-    def end(number: int, frame: object) -> None:
-        nonlocal told
-        told = True
-        raise SystemExit(TERMINATED)
-
     if ours:
-        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, _terminated)
     try:
-        status = _until_closed(command, *arguments)
+        return _until_closed(command, *arguments)
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A library that is in the midst of its own C code may make a KeyboardInterrupt of it.
-    return TERMINATED if told and status == INTERRUPTED else status
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise SystemExit(TERMINATED)
 
 
 def _until_closed(command: Callable[..., int | None], *arguments: object) -> int:
