@@ -1,7 +1,7 @@
 """Ctrl-C during a training: heeded where a batch ends, and never lost.
 
-Python runs a signal's handler at the first Python code after a library's C++.  During a training this is often a callback
-of a weak reference, and what is raised there is printed and forgotten: about every second Ctrl-C was lost.
+Python runs a signal's handler at the first Python code after a library's C++.  Where a checkpoint is written this is often a
+callback of a weak reference, and what is raised there is printed and forgotten: the training went on.
 """
 
 from __future__ import annotations
