@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
-from equilib.checks import check_count
+from equilib.checks import check_count, reason_of
 from equilib.functional import as_layers
 from equilib.plain import Crop, DiscMask, DiscMean, GroupMax, facts
 
@@ -316,23 +316,27 @@ def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = No
         ValueError: no size that was tried runs.
     """
     known = getattr(network, "meta", {}).get("input_shape")
-    if known is not None:
-        return known if size is None else (known[0], *_height_and_width(size))
-    for shape in _candidates(network, size):
+    if known is not None and size is None:
+        return known
+    shapes = _candidates(network, size) if known is None else [(known[0], *_height_and_width(size))]
+    first = None
+    for shape in shapes:
         image = random_images(network, shape, 1)
         try:
             with torch.no_grad():
                 network.forward(image)  # a traced network's call would print what failed
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            first = first or error
             continue
-        if hasattr(network, "meta"):
+        if known is None and hasattr(network, "meta"):
             network.meta["input_shape"] = shape
         return shape
     if size is not None:
         pixels = " x ".join(map(str, _height_and_width(size)))
         raise ValueError(
-            f"{type(network).__name__} takes no image of {pixels} pixels; give the size that it was built for"
-        )
+            f"{type(network).__name__} takes no image of {pixels} pixels ({reason_of(first)}); "
+            "give the size that it was built for"
+        ) from first
     raise ValueError(
         f"{type(network).__name__} takes no single image that could be found; say its shape when folding: "
         "fold_batch_norm(network, input_shape=(channels, height, width))"

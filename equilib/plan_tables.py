@@ -143,6 +143,12 @@ def rate_pair_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     return rows
 
 
+def by_rate(runs: Sequence[Run]) -> str:
+    """The primary contrast's area on test patches at each rate that both sides were trained at, in words; one seed a side."""
+    rows = [row for row in rate_pair_rows(runs) if row["AUC, test"] != "not run"]
+    return ", ".join(f"{row['AUC, test'].split()[0]} at {row['rate of both']}" for row in rows)
+
+
 def best_rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """The primary and secondary contrasts, each network at its best rate; «not run» before the trials of both are done."""
     rows = []

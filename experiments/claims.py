@@ -114,7 +114,7 @@ def figures() -> dict[str, object]:
         "more_fields": study_tables.difference(study.advantage(wider, narrower)),
     }
     found |= planned(evidence) | third_row(evidence)
-    found |= {"protects": protects(every), "to_the_end": to_the_end(evidence), "by_rate": by_rate(evidence)}
+    found |= {"protects": protects(every), "to_the_end": to_the_end(evidence), "by_rate": plan_tables.by_rate(evidence)}
     best = (
         plan_tables.best_rate(plan_tables.trials(evidence, name))
         for name in (plan_tables.PRIMARY.network, plan_tables.PRIMARY.baseline)
@@ -156,12 +156,6 @@ def to_the_end(evidence: Sequence[study.Run]) -> str:
     test, points, valid = (row[key].replace(f" ({study_tables.ONE_SEED})", "") for key in plan_tables.SHOWN)
     told = f"{test} in AUC and {points} points on test patches, {valid} in AUC on unseen validation patches"
     return f"{told} (seeds: {row['seeds']}; {plan_tables.end_interval(evidence)})"
-
-
-def by_rate(evidence: Sequence[study.Run]) -> str:
-    """The primary contrast's area at each learning rate that both sides were trained at, in words; of one seed a side."""
-    rows = [row for row in plan_tables.rate_pair_rows(evidence) if row["AUC, test"] != "not run"]
-    return ", ".join(f"{row['AUC, test'].split()[0]} at {row['rate of both']}" for row in rows)
 
 
 def third_row(evidence: Sequence[study.Run]) -> dict[str, float]:

@@ -151,8 +151,8 @@ def test_the_pair_at_each_rate_is_of_seed_0():
             ("conventional", 0.001, 0.7),
         )
     ]
-    alone = claims.by_rate([run for run in runs if run.seed == 0])
-    assert re.fullmatch(r"\+0\.\d{3} at 0\.01", alone) and claims.by_rate(runs) == alone
+    alone = plan_tables.by_rate([run for run in runs if run.seed == 0])
+    assert re.fullmatch(r"\+0\.\d{3} at 0\.01", alone) and plan_tables.by_rate(runs) == alone
 
 
 def test_the_ledger_states_both_of_the_pair_at_their_best_at_one_rate():

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from equilib import device, dfq, figures, int8
 from equilib.equivariance import relative_difference, run_model
 from equilib.fields import rotate
+from equilib.graph import output_shapes
 from equilib.mobilenet import MobileNetConfig, build, exported
 from equilib.training import shipped_network
 
@@ -161,8 +163,14 @@ def test_a_size_that_only_a_later_layer_refuses_is_named(tmp_path):
     folded = dfq.fold_batch_norm(
         nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(128, 2)), input_shape=(3, 8, 8)
     )
-    with pytest.raises(ValueError, match="takes no images of 9 x 9 pixels .*input_size"):
-        device.export_onnx(folded, tmp_path / "model.onnx", 9)
+    for of_size in (
+        lambda size: device.export_onnx(folded, tmp_path / "model.onnx", size),
+        partial(output_shapes, folded),
+    ):
+        with pytest.raises(
+            ValueError, match="takes no image of 9 x 9 pixels .mat1.*; give the size that it was built for"
+        ):
+            of_size(9)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,14 +1,11 @@
 """Training: nothing is lost, and a resumed run ends at the same weights."""
 
-import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-import weakref
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,56 +14,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tiny_training import TINY, command, rows, write_noise
 
 from equilib.__main__ import main
-from equilib.interrupts import EndsBetweenBatches
-from equilib.mobilenet import MobileNetConfig, estimate_statistics
+from equilib.mobilenet import estimate_statistics
 from equilib.pcam import Patches, network_inputs, split_path
-from equilib.training import PatchClassifier, PatchData, TrainConfig, load_network, seeded, train
-
-OPTIONS = [
-    *("--width", "0.1", "--group", "C4", "--input-size", "31", "--epochs", "6", "--batch-size", "16"),
-    *("--threads", "1", "--no-progress", "--accelerator", "cpu", "--seed", "3"),
-]
-
-
-# All layers, few channels and pixels: nothing that is held here depends on how many there are.
-TINY = MobileNetConfig(width=0.1, group="C4", input_size=31)
+from equilib.training import PatchData, TrainConfig, load_network, seeded, train
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Noise whose variance tells the class: learnable in a few steps."""
-    root = tmp_path_factory.mktemp("pcam")
-    rng = np.random.default_rng(0)
-    for split, n in (("train", 96), ("valid", 32), ("test", 32)):
-        y = np.arange(n) % 2
-        noise = rng.normal(size=(n, 96, 96, 3)) * np.where(y, 60, 20)[:, None, None, None] + 128
-        for key, values in (("x", noise.clip(0, 255).astype(np.uint8)), ("y", y.astype(np.uint8).reshape(-1, 1, 1, 1))):
-            with h5py.File(split_path(root, split, key), "w") as file:
-                file.create_dataset(key, data=values)
-    return root
-
-
-def command(data, run, *extra):
-    return [
-        sys.executable,
-        "-m",
-        "equilib",
-        "train",
-        "equivariant",
-        "--data",
-        str(data),
-        "--folder",
-        str(run),
-        *OPTIONS,
-        *extra,
-    ]
-
-
-def rows(run):
-    path = run / "metrics.csv"
-    return list(csv.DictReader(path.open())) if path.exists() else []
+    return write_noise(tmp_path_factory.mktemp("pcam"))
 
 
 def weights(path):
@@ -169,75 +127,6 @@ def test_a_moved_run_keeps_its_best(trained, tmp_path):
         patch.setattr("torch.optim.lr_scheduler.OneCycleLR.load_state_dict", lambda self, state: None)
         result = train(longer, moved, accelerator="cpu", devices=1)
     assert len(result.history) == config.epochs + 1 and (moved / "best.ckpt").read_bytes() == before
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
-@pytest.mark.parametrize("sign, status, words", [("SIGINT", 130, "the same command continues"), ("SIGTERM", 143, "")])
-def test_a_signal_ends_it_in_order(data, tmp_path, sign, status, words):
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        command(data, run, "--epochs", "50"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        # A program in the background inherits an ignored SIGINT; a user's terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 120
-    while not rows(run) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(getattr(signal, sign))
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == status and words in error and "Traceback" not in error
-
-
-@pytest.mark.parametrize("sign, ending", [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
-@pytest.mark.parametrize("hook", ["on_after_backward", "on_validation_start", "on_validation_end"])
-def test_a_signal_that_python_would_forget_ends_it(data, tmp_path, monkeypatch, sign, ending, hook):
-    """Inside a batch, and between; what is raised in the callback of a weak reference is printed and forgotten."""
-
-    class Mortal:
-        pass
-
-    number, calls = getattr(signal, sign), []
-
-    def forgotten(module):
-        calls.append(module)
-        dying = Mortal()
-        reference = weakref.ref(dying, lambda _: signal.raise_signal(number))
-        del dying
-        assert reference() is None
-
-    def end(*_):
-        raise ending(128 + number)
-
-    monkeypatch.setattr(PatchClassifier, hook, forgotten, raising=False)
-    before = signal.signal(number, end)
-    try:
-        with pytest.raises(ending):
-            train(TrainConfig("equivariant", TINY, str(data), epochs=2, batch_size=16), tmp_path, accelerator="cpu")
-        assert len(calls) == 1 and signal.getsignal(number) is end
-    finally:
-        signal.signal(number, before)
-
-
-def test_a_second_signal_does_not_wait_for_the_batch():
-    signals, heard = EndsBetweenBatches(), []
-    before = signal.signal(signal.SIGINT, lambda *_: heard.append("heard"))
-    try:
-        with signals.listening():
-            signal.raise_signal(signal.SIGINT)  # before the first batch
-            assert len(heard) == 1
-        signals = EndsBetweenBatches()
-        with signals.listening():
-            signals.on_train_start(None, None)
-            signal.raise_signal(signal.SIGINT)
-            assert len(heard) == 1
-            signal.raise_signal(signal.SIGINT)
-            assert len(heard) == 2
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_a_start_that_failed_does_not_claim_the_folder(data, tmp_path):

@@ -48,6 +48,29 @@ EPOCHS = mutants_of(
     ("the best epoch counts from 0", 'checkpoint["epoch"] + 1, tuple(curve', 'checkpoint["epoch"], tuple(curve'),
 )
 
+INTERRUPTS = mutants_of(
+    "interrupts",
+    "test_interrupts.py",
+    (
+        "a second Ctrl-C waits, too",
+        "if again or not self._training:",
+        "if not self._training:",
+        "::test_a_second_signal_does_not_wait_for_the_batch",
+    ),
+    (
+        "Ctrl-C is raised where it arrives, and may be lost",
+        "if again or not self._training:",
+        "if True:",
+        "::test_a_second_signal_does_not_wait_for_the_batch",
+    ),
+    (
+        "Ctrl-C is noted, and no more",
+        "self._handlers[self._told](self._told, None)",
+        "pass",
+        "::test_a_signal_that_python_would_forget_ends_it",
+    ),
+)
+
 RUNS = mutants_of(
     "runs",
     "test_runs.py test_training.py",
@@ -280,6 +303,7 @@ ORDER = mutants_of(
 MUTANTS = [
     *TRAINING,
     *EPOCHS,
+    *INTERRUPTS,
     *RUNS,
     *PROGRESS,
     *EXPERIMENT,
