@@ -46,7 +46,7 @@ def opened(runs: Sequence[Run], folder: str | Path) -> list[Run]:
         folder: ``results/evidence/confirmation``; no file of a network is touched before a contrast of it is complete.
 
     Returns:
-        Runs, of which some have ``figures["confirmation"]`` with ``label`` and ``fp32``, for
+        Runs, of which some have ``figures["confirmation"]`` with ``label``, ``fp32`` and ``int8``, for
         :data:`equilib.contrasts.CONFIRMATION`.
 
     Raises:
@@ -69,9 +69,9 @@ def _answers(run: Run, folder: Path) -> dict[str, list]:
             f"{path} is missing: score that run's checkpoint on the confirmation patches, as `experiments/grid.py train` does"
         )
     answers = read_results(path)
-    lists = [answers.get(name) for name in ("label", "fp32")]
-    if not all(isinstance(found, list) and found for found in lists) or len(lists[0]) != len(lists[1]):
-        raise ValueError(f"{path} must hold a label and an answer (fp32) for each patch")
+    lists = [answers.get(name) for name in ("label", "fp32", "int8")]
+    if not all(isinstance(found, list) and found for found in lists) or len(set(map(len, lists))) > 1:
+        raise ValueError(f"{path} must hold a label and two answers (fp32, int8) for each patch")
     if lists[1] == run.figures["per_patch"]["fp32"]:
         raise ValueError(f"{path} holds the answers on the test patches, which confirm nothing")
     return answers

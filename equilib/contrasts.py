@@ -15,7 +15,7 @@ import numpy as np
 
 from equilib import study_tables
 from equilib.bootstrap import area_under_curve, interval, over_runs, patch_counts, resampled_areas, resampled_means
-from equilib.study import Run, advantage, welch
+from equilib.study import Run, welch
 from equilib.variant import ANY_ANGLE, Variant
 
 DIVISOR = 24
@@ -49,6 +49,8 @@ RECIPE = {
     "valid_limit": 1_500,
 }
 SEEDS = (0, 1, 2)
+# Points of accuracy that the plan aims at in the primary contrast.
+AIM = 3
 # The first validation patches have chosen the epoch, and choose the threshold; the others have chosen nothing.
 CHOSE = 1_500
 
@@ -148,13 +150,13 @@ def best_threshold(scores: Sequence[float], labels: Sequence[int]) -> float:
     return float(between[possible][np.argmax(right[possible])])
 
 
-def _patches(run: Run, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _patches(run: Run, split: str, answers: str = "fp32") -> tuple[np.ndarray, np.ndarray]:
     """Logit differences and labels: of test or confirmation patches, or of the validation patches on a side of CHOSE."""
     figures = run.figures
     found = {"test": "per_patch", "confirmation": "confirmation"}.get(split)
     found = figures[found] if found else figures["further"]["valid"]
     part = {"chose": slice(CHOSE), "unseen": slice(CHOSE, None)}.get(split, slice(None))
-    return np.asarray(found["fp32"])[part], np.asarray(found["label"])[part]
+    return np.asarray(found[answers])[part], np.asarray(found["label"])[part]
 
 
 @dataclass(frozen=True)
@@ -165,21 +167,23 @@ class Measure:
         split: ``"test"``, ``"unseen"`` (validation patches that chose nothing) or ``"confirmation"``.
         area: the area under the curve; else the accuracy.
         chosen: accuracy at the threshold that is best on the validation patches that chose the epoch, not at probability 0.5.
+        answers: ``"fp32"`` or ``"int8"``; of validation patches there are the first alone.
     """
 
     split: str
     area: bool = False
     chosen: bool = False
+    answers: str = "fp32"
 
     def __call__(self, run: Run) -> float:
-        scores, labels = _patches(run, self.split)
+        scores, labels = _patches(run, self.split, self.answers)
         if self.area:
             return area_under_curve(scores, labels)
         return float(np.mean((scores > self._threshold(run)) == (labels == 1)))
 
     def resampled(self, run: Run) -> np.ndarray:
         """The same of each resample of the patches, (REPEATS,); a chosen threshold stays what it is."""
-        scores, labels = _patches(run, self.split)
+        scores, labels = _patches(run, self.split, self.answers)
         if self.area:
             return _areas(tuple(scores.tolist()), tuple(labels.tolist()))
         return _shares(tuple(((scores > self._threshold(run)) == (labels == 1)).tolist()))
@@ -215,9 +219,13 @@ CONFIRMATION = {
     "accuracy at the validation threshold, confirmation": Measure("confirmation", chosen=True),
 }
 CONFIRMS = "AUC, confirmation"
-# No measure of the plan's, which compares in FP32.
-IN_INT8 = "accuracy in INT8, test"
-
+# No measures of the plan's, which compares in FP32.
+IN_INT8 = {
+    f"{name} in INT8, {split}": Measure(split, area=name == "AUC", answers="int8")
+    for split in ("test", "confirmation")
+    for name in ("accuracy", "AUC")
+}
+ALL = MEASURES | CONFIRMATION | IN_INT8
 
 UNKNOWN = (float("nan"), float("nan"))
 
@@ -262,7 +270,7 @@ def sided(runs: Sequence[Run], network: str) -> list[Run]:
 
 def values(runs: Sequence[Run], network: str, measure: str = DECIDES) -> list[float]:
     """A measure of each run of a network of the plan, by seed."""
-    return [(MEASURES | CONFIRMATION)[measure](run) for run in sided(runs, network)]
+    return [ALL[measure](run) for run in sided(runs, network)]
 
 
 def compare(runs: Sequence[Run], contrast: Contrast, measure: str = DECIDES) -> Difference:
@@ -278,7 +286,7 @@ def compare(runs: Sequence[Run], contrast: Contrast, measure: str = DECIDES) -> 
     counts = (len(sides[0]), len(sides[1]))
     if not all(counts):
         return Difference(float("nan"), UNKNOWN, counts)
-    found = (MEASURES | CONFIRMATION)[measure]
+    found = ALL[measure]
     if len({_patches(run, found.split)[1].tobytes() for side in sides for run in side}) > 1:
         raise ValueError(
             f"the runs of {contrast.network} and {contrast.baseline} answered different patches ({measure})"
@@ -339,14 +347,11 @@ def contrast_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """
     rows = []
     for contrast in CONTRASTS:
-        measures = MEASURES | (CONFIRMATION if is_confirmed(runs, contrast) else {})
-        found = {measure: compare(runs, contrast, measure) for measure in measures}
+        closed = {} if is_confirmed(runs, contrast) else {name for name in ALL if ALL[name].split == "confirmation"}
+        found = {measure: compare(runs, contrast, measure) for measure in ALL if measure not in closed}
         row = {"contrast": f"{contrast.network} − {contrast.baseline}", "level": contrast.level}
         row |= {"what lies between": contrast.asks, "seeds": "{} and {}".format(*found[DECIDES].runs)}
-        row |= {measure: difference_text(measure, difference) for measure, difference in found.items()}
-        row |= {measure: "sealed" for measure in CONFIRMATION if measure not in found}
-        sides = [sided(runs, name) for name in (contrast.network, contrast.baseline)]
-        row[IN_INT8] = study_tables.difference(advantage(*sides, "int8")) if all(sides) else "not run"
+        row |= {name: "sealed" if name in closed else difference_text(name, found[name]) for name in ALL}
         row["verdict"] = verdict(found[DECIDES], found.get(CONFIRMS))
         rows.append(row | {"seeds not run": missing(runs, contrast) or "none"})
     return rows

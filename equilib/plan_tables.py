@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from equilib.confirmation import FLOOR
 from equilib.contrasts import (
     CONTRASTS,
@@ -16,6 +18,8 @@ from equilib.contrasts import (
     LEARNING_RATE,
     MEASURES,
     NETWORKS,
+    PATCHES,
+    STEPS,
     THIRD_ROW,
     Contrast,
     by_recipe,
@@ -24,8 +28,9 @@ from equilib.contrasts import (
     missing,
     of_plan,
     sided,
+    values,
 )
-from equilib.study import Run
+from equilib.study import Run, welch
 from equilib.study_tables import steps_of
 
 PRIMARY, AREA = CONTRASTS[0], MEASURES[DECIDES]
@@ -73,6 +78,7 @@ def end_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
             rows.append(
                 {"contrast": row.pop("contrast"), "epochs": str(epochs)}
                 | row
+                | {"by the rule": _by_the_rule(group, contrast) if epochs != EPOCHS else "above"}
                 | {"epoch of the lowest validation loss": lowest or "–", "seeds not run": waits or "none"}
             )
     return rows
@@ -94,6 +100,19 @@ def _called_for(ends: Sequence[Run]) -> str:
         return f"waits for {END} epochs"
     late = any(run.figures["best_epoch"] >= END - 1 for run in pair)
     return "called for" if late else f"not called for: the losses turned before epoch {END - 1}"
+
+
+def _by_the_rule(runs: Sequence[Run], contrast: Contrast) -> str:
+    """What the plan's rule can say of longer runs, whose answers on the confirmation patches nobody has read."""
+    found = compare(runs, contrast)
+    if not found.has_interval:
+        return "–"
+    low, high = found.interval
+    if high < 0:
+        return "no"
+    return (
+        "cannot be yes: the interval on test patches holds 0" if low <= 0 else "not decided: confirmation is not read"
+    )
 
 
 # --- each at its best rate ---
@@ -129,7 +148,7 @@ def rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         best = best_rate(losses)
         row = {"network": network}
         row |= {f"loss at {rate:g}": f"{losses[rate]:.3f}" if rate in losses else "not run" for rate in RATES}
-        rows.append(row | {"best rate": "not decided yet" if best is None else f"{best:g}"})
+        rows.append(row | {"rate by the plan's rule": "not decided yet" if best is None else f"{best:g}"})
     return rows
 
 
@@ -161,6 +180,41 @@ def best_rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         shown = " and ".join(f"{rates[name]:g}" for name in names) if known else "not decided yet"
         rows.append({"contrast": row.pop("contrast"), "rates": shown} | row)
     return rows
+
+
+# --- what the older lead was made of ---
+
+OLD = "conventional, old recipe"
+
+
+def made_of(ablation: Sequence[Run], planned: Sequence[Run]) -> dict[str, list[float]]:
+    """Areas on test patches from the older runs' conventional network to field-wise C4, one step at a time.
+
+    Args:
+        ablation: the older runs, in multiples of 24; their conventional network had another recipe than the plan's.
+        planned: as :func:`equilib.contrasts.of_plan` gives them.
+
+    Returns:
+        A number for each run, by network; between two neighbours one thing changes.  Empty where a network has no run.
+    """
+    old = [run for run in ablation if run.network == "conventional" and run.patches == PATCHES]
+    return {OLD: [AREA(run) for run in old]} | {name: values(planned, name) for name in STEPS["4 rotations"]}
+
+
+def made_of_words(chain: Mapping[str, Sequence[float]]) -> str:
+    """The steps of :func:`made_of` in words, with Welch's intervals; a network without a run joins two steps to one."""
+    words = ("recipe", "layers", "sharing", "smooth filters")
+    told, since, pending = [], None, []
+    for name, step in zip(chain, ("", *words), strict=True):
+        pending += [step] if step else []
+        if not len(chain[name]):
+            continue
+        if since is not None:
+            low, high = welch(chain[name], since)
+            gap = np.mean(chain[name]) - np.mean(since)
+            told.append(f"{' with '.join(pending)} {gap:+.3f} (Welch {low:+.3f} to {high:+.3f})")
+        since, pending = chain[name], []
+    return ", ".join(told)
 
 
 # --- few patches ---

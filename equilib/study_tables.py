@@ -220,6 +220,23 @@ def _change_rows(runs: Sequence[Run], stages: Sequence[tuple[str, str]]) -> list
     return rows
 
 
+def ladder_by_run(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """The rungs of :func:`ladder_rows` for each run that noted all of them, and the widest spread of ranges before them.
+
+    The spread is the largest range of an output channel over the smallest, of the layer where it is largest.
+    """
+    rows = []
+    for run in sorted(runs, key=lambda run: (ROUNDED.index(kind_of(run)), run.network, steps_of(run), run.seed)):
+        changes = {words: rounding_change(run.figures, stage) for words, stage in LADDER}
+        if None in changes.values() or "range_spread" not in run.figures:
+            continue
+        row = {"network": run.network, "learning rate": f"{run.figures['config']['learning_rate']:g}"}
+        row |= {"epochs": str(run.figures["config"]["epochs"]), "seed": str(run.seed)}
+        row |= {"spread of ranges": f"{max(run.figures['range_spread']['folded'].values()):,.0f}"}
+        rows.append(row | {words: f"{change:+.2f}" for words, change in changes.items()})
+    return rows
+
+
 def rounding_change(figures: dict, stage: str) -> float | None:
     """Accuracy at a stage minus that of FP32, in points; None where the run did not note that stage."""
     accuracy = figures["accuracy"]

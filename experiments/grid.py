@@ -2,7 +2,7 @@
 
     python experiments/grid.py list [--plan]                                       what there is, what is missing
     python experiments/grid.py train [--plan] --data DATA --folder RUNS [--only 1000]    train and measure what is missing
-    python experiments/grid.py again --data DATA --folder RUNS --only C4_w0.35_1000_seed0    does it come out the same?
+    python experiments/grid.py again [--plan] --data DATA --folder RUNS --only C4_w0.35_1000_seed0    does it come out the same?
     python experiments/grid.py ship [--plan] --folder RUNS --only C4_w0.35_20000_seed0   keep weights and INT8 model in results/
     python experiments/grid.py pack                                                the JSONs of runs, compressed
     python experiments/grid.py confirm                                             complete contrasts on the sealed patches
@@ -66,8 +66,8 @@ def execute(run: Run | PlannedRun, data: str, folder: Path, label: str) -> None:
     )
 
 
-def repeat(run: Run, data: str, folder: Path) -> None:
-    """Train a run of the grid once more from nothing, and keep both validation curves in results/again/."""
+def repeat(run: Run | PlannedRun, data: str, folder: Path) -> None:
+    """Train a run that has its JSON once more, and keep both validation curves in results/again/; the JSON stays."""
     before = read_results(run.json)
     result = train(run.config(data), folder / "again" / run.name, print_epochs=True, accelerator="cpu", devices=1)
     curves = {
@@ -81,7 +81,7 @@ def repeat(run: Run, data: str, folder: Path) -> None:
     write_json(
         RESULTS / "again" / f"{run.name}.json",
         {
-            "command": f"python experiments/grid.py again --data DATA --folder RUNS --only {run.name}",
+            "command": f"python experiments/grid.py again {run.options}--data DATA --folder RUNS --only {run.name}",
             "environment": {"then": before["environment"], "now": environment()},
             "best_epoch": {"then": before["model"]["best_epoch"], "now": result.best_epoch},
             "curves": curves,
@@ -137,6 +137,12 @@ def pack_all() -> None:
             print(pack(path).relative_to(RESULTS))
 
 
+def named(runs: Sequence[Run | PlannedRun], parts: Sequence[str]) -> list[Run | PlannedRun]:
+    """The runs of these names.  What is no whole name is a part of some, and means all of these."""
+    whole = {run.name for run in runs}
+    return [run for run in runs if any(run.name == part or (part not in whole and part in run.name) for part in parts)]
+
+
 def show(chosen: Sequence[Run | PlannedRun]) -> None:
     """Say of each run whether its JSON is there."""
     for run in chosen:
@@ -168,15 +174,14 @@ def arguments() -> argparse.ArgumentParser:
     for name, summary in (
         ("list", "which runs are done and which are missing"),
         ("train", "train and measure what is missing"),
-        ("again", "train runs of the grid that have their JSON once more, and compare"),
+        ("again", "train runs that have their JSON once more, and compare; the JSON stays"),
         ("ship", "put weights and INT8 models of finished runs into results/"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("--only", nargs="+", default=[""], help="runs whose name contains one of these")
-        if name != "again":
-            command.add_argument(
-                "--plan", action="store_true", help="the runs of results/PLAN.md instead of the grid's"
-            )
+        command.add_argument(
+            "--only", nargs="+", default=[""], help="runs of these names; of a part of a name, all that contain it"
+        )
+        command.add_argument("--plan", action="store_true", help="the runs of results/PLAN.md instead of the grid's")
         if name in ("train", "again"):
             command.add_argument("--data", required=True, help="folder of the .h5 files")
         if name == "train":
@@ -206,10 +211,12 @@ def main() -> None:
             sys.exit(f"grid.py: {error}")
         print(told)
         return
-    runs = planned_runs() if getattr(options, "plan", False) else grid_runs()
-    chosen = [run for run in runs if any(part in run.name for part in options.only)]
+    chosen = named(planned_runs() if options.plan else grid_runs(), options.only)
     if not chosen:
-        parser.error("no run has such a name; `list` shows them all")
+        other = "the grid's runs" if options.plan else "the plan's runs"
+        parser.error(
+            f"no run has such a name; `list` shows them all, with{'out' if options.plan else ''} --plan {other}"
+        )
     if options.command == "list":
         show(chosen)
     elif options.command == "ship":

@@ -46,6 +46,11 @@ def longer(evidence: Sequence[study.Run]) -> list[str]:
     return [f"{plan_tables.PRIMARY.title}, {plan_tables.END} epochs: {words}."] if words else []
 
 
+def aimed(planned: Sequence[study.Run]) -> str:
+    """What became of the plan's aim for the primary contrast."""
+    return f"The aim for the first: {claims.aim(planned)}."
+
+
 def by_welch(text: str) -> str:
     """A difference as :func:`equilib.contrasts.difference_text` writes it, with Welch's interval alone."""
     return re.sub(r"Welch |; bootstrap [^)]*", "", text)
@@ -94,7 +99,7 @@ def makers() -> dict[str, Callable[[], str]]:
         "table 1": lambda: (
             text(brief(study_tables.table_1(*filter(None, (planned, third)))))
             + "\n\n"
-            + "\n\n".join([text(decided_rows(planned)), *longer(evidence), *third_row(third)])
+            + "\n\n".join([text(decided_rows(planned)), aimed(planned), *longer(evidence), *third_row(third)])
         ),
         "model": cards.chosen_model,
         "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
@@ -120,6 +125,9 @@ def makers() -> dict[str, Callable[[], str]]:
         "few patches": lambda: text(plan_tables.few_rows(evidence)),
         "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table,
+        "repeat": repeatable,
+        "made of": lambda: plan_tables.made_of_words(plan_tables.made_of(ablation, contrasts.of_plan(evidence))),
+        "ladder, run by run": lambda: text(study_tables.ladder_by_run(evidence)),
         "search": search_table,
     } | ledger_and_cards(every)
 
@@ -167,8 +175,21 @@ def third_row(runs: list[study.Run]) -> list[str]:
     return [f"The paper's third row: not run ({', '.join(lacking)})."] if lacking else []
 
 
+def part_of(run: runs.PlannedRun) -> str:
+    """Which part of the plan a run belongs to, in words."""
+    if run.epochs != contrasts.EPOCHS:
+        return f"of {run.epochs} epochs"
+    if run.learning_rate != contrasts.LEARNING_RATE:
+        return "trials of learning rates"
+    if run.network in contrasts.THIRD_ROW:
+        return "of the third row"
+    if run.network in confirmation.PARTS:
+        return "of the networks that part sharing from smooth filters"
+    return "third seeds" if run.seed == contrasts.SEEDS[-1] else "of the floor"
+
+
 def not_run(planned: Sequence[runs.PlannedRun], evidence: Sequence[study.Run]) -> str:
-    """How many of the plan's named runs are missing, and what they would take: the reason why."""
+    """How many of the plan's named runs are missing, part by part, and what they would take: the reason why."""
     done = {contrasts.name_of(run) for run in evidence}
     left = [run for run in planned if run.name not in done]
     if not left:
@@ -177,14 +198,42 @@ def not_run(planned: Sequence[runs.PlannedRun], evidence: Sequence[study.Run]) -
     for run in evidence:
         if seconds := run.figures.get("seconds", {}).get("processor"):
             epochs[run.variant].append(seconds / run.figures["config"]["epochs"])
-    timed = [run for run in left if run.variant in epochs]
-    hours = sum(run.epochs * mean(epochs[run.variant]) for run in timed) / 3600
+    parts: dict[str, list[runs.PlannedRun]] = {}
+    for run in left:
+        parts.setdefault(part_of(run), []).append(run)
+    lines = []
+    for part, group in parts.items():
+        timed = [run.epochs * mean(epochs[run.variant]) / 3600 for run in group if run.variant in epochs]
+        hours = f"{sum(timed):.1f} hours of one core" if timed else "never trained, so their time is not on record"
+        lines.append(f"* {len(group)} {part} ({hours}): {', '.join(f'`{run.name}`' for run in group)}.")
     return (
-        f"Not run are {len(left)} of the {len(planned)} runs that the plan names, and its order 5, because of their time: the "
-        f"{len(timed)} of them whose network was trained before would take {hours:.0f} hours of one core, by its processor "
-        "time an epoch on record. The machines at hand had two cores, for three hours at a time, and a run that one of them "
-        f"ends half way starts anew. Next in the plan's order: `{left[0].name}`."
+        f"Not run are {len(left)} of the {len(planned)} runs that the plan names, and all of its order 5. The hours below are of "
+        "the processor, by those of an epoch on record. The machines at hand had two cores for three hours at a time; a run of "
+        f"{contrasts.EPOCHS} epochs fits one, and those that are missing stood later in the order when the hours ended.\n\n"
+        + "\n".join(lines)
+        + "\n* All of order 5: 1,000 and 4,000 patches; width 1.0; D4 with field-wise layers; dropout by channel.\n\n"
+        f"Next in the plan's order: `{left[0].name}`."
     )
+
+
+def repeatable() -> str:
+    """What a stranger who repeats one run should see: the validation losses of seed 0 of the primary pair, and the minutes."""
+    rows = []
+    for network in (plan_tables.PRIMARY.network, plan_tables.PRIMARY.baseline):
+        name = contrasts.run_name(network, 0)
+        contents = read_results(runs.RESULTS / "evidence" / f"{name}.json")
+        where, model = contents["environment"], contents["model"]
+        rows.append(
+            {"run": f"`{name}`"}
+            | {f"loss {epoch}": f"{row['valid_loss']:.3f}" for epoch, row in enumerate(model["history"], start=1)}
+            | {
+                "accuracy, test [%]": f"{100 * model['accuracy']['fp32']['accuracy']:.1f}",
+                "AUC, test": f"{model['accuracy']['fp32']['auc']:.3f}",
+                "minutes of one core": f"{model['seconds']['processor'] / 60:.0f}",
+                "processor": f"{where['processor']} ({where['instructions']})",
+            }
+        )
+    return markdown_table(rows)
 
 
 def sealed(evidence: list[study.Run]) -> str:

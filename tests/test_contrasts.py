@@ -164,6 +164,6 @@ def test_shipped_runs_leave_the_sealed_folder_closed(monkeypatch):
 def test_a_missing_step_is_drawn_as_missing():
     figure = steps_between({"one": {"a": [0.9], "b": [], "c": [0.95, 0.93]}}, title="t", label="l")
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["not run"]  # and no step is written beside it
+    assert texts == ["not run", "+0.040\nboth steps"]
     figure = steps_between({"one": {"a": [0.9], "c": [0.95, 0.93]}}, title="t", label="l")
     assert [text.get_text() for text in figure.axes[0].texts] == ["+0.040"]

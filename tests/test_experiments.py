@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import search  # noqa: E402
 import tables  # noqa: E402
 
 from equilib import marks  # noqa: E402
+from equilib.results import is_stored, read_results  # noqa: E402
 from equilib.variant import ANY_ANGLE  # noqa: E402
 
 
@@ -146,6 +148,40 @@ def test_the_third_row_stands_behind_the_floor():
     assert (ours.network.symmetry.name, ours.network.input_size) == ("D4", 96)
     counts = [count_parameters(build(config.kind, config.network)) for config in (ours, theirs)]
     assert 0.85 < counts[0] / counts[1] < 1
+
+
+def test_a_whole_name_means_this_run_alone_and_a_part_all_that_contain_it():
+    runs = ordered.planned_runs()
+    assert [one.name for one in grid.named(runs, ["densenet_20000_epochs6_seed0"])] == ["densenet_20000_epochs6_seed0"]
+    assert len(grid.named(runs, ["densenet"])) == 2 and grid.named(runs, [""]) == runs
+    assert grid.named(runs, ["nobody"]) == []
+
+
+@pytest.mark.parametrize("which", [[], ["--plan"]])
+def test_a_run_is_repeated_beside_its_record(which, tmp_path, monkeypatch, capsys):
+    """`again` trains by the record's options, leaves the record alone, and puts both curves side by side."""
+    run = next(one for one in (ordered.planned_runs() if which else ordered.grid_runs()) if is_stored(one.json))
+    before = {path: path.read_bytes() for path in run.json.parent.glob(f"{run.name}.*")}
+    recorded = read_results(run.json)["model"]["history"]
+    trained = []
+
+    def train(config, folder, **options):
+        trained.append(config)
+        return SimpleNamespace(history=recorded, best_epoch=1)
+
+    monkeypatch.setattr(grid, "train", train)
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    folder = run.json.parent
+    monkeypatch.setattr(ordered, "RESULTS", tmp_path)  # of the table that is printed; the record stays where it is
+    (tmp_path / folder.name).symlink_to(folder)
+    words = ["again", *which, "--data", "DATA", "--folder", str(tmp_path / "runs"), "--only", run.name]
+    monkeypatch.setattr(sys, "argv", ["grid.py", *words])
+    grid.main()
+    assert trained == [run.config("DATA")] and f"| {run.name} | 0 | 0 | 0 |" in capsys.readouterr().out
+    written = read_results(tmp_path / "again" / f"{run.name}.json")
+    assert written["curves"]["valid_loss"]["then"] == written["curves"]["valid_loss"]["now"]
+    assert grid.arguments().parse_args(written["command"].split()[2:]).plan == bool(which)
+    assert before == {path: path.read_bytes() for path in before}
 
 
 @pytest.mark.parametrize("program", [grid, search])

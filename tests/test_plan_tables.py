@@ -1,5 +1,8 @@
 """Tables of the plan's later parts: runs of another length, rate or size stay apart, and what is missing is named."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from made_up import run
 
@@ -26,7 +29,7 @@ def test_nothing_is_run_and_it_says_what_is_missing():
     assert {row["AUC, test"] for row in rows} == {"not run"}
     assert rows[1]["seeds not run"] == "C12_fieldwise 0, 1; conventional 0, 1"
     assert rows[2]["seeds not run"].endswith("(waits for 24 epochs)")
-    assert {row["best rate"] for row in rate_rows([])} == {"not decided yet"}
+    assert {row["rate by the plan's rule"] for row in rate_rows([])} == {"not decided yet"}
     assert {row["AUC, test"] for row in best_rate_rows([])} == {"not run"}
     assert [(row["patches"], row["AUC, test"]) for row in few_rows([])] == [("1,000", "not run"), ("4,000", "not run")]
 
@@ -38,6 +41,39 @@ def test_lengths_share_no_run():
     assert long["seeds not run"] == "C12_fieldwise 1; conventional 1" and longest["AUC, test"] == "not run"
     (row,) = [row for row in contrasts.contrast_rows(contrasts.of_plan(runs)) if row["level"] == "primary"]
     assert row["AUC, test"] == short["AUC, test"], "a run of 24 epochs never enters a contrast of 6"
+
+
+@pytest.mark.parametrize(
+    "areas, said",
+    [
+        ((0.90, 0.90), "cannot be yes: the interval on test patches holds 0"),
+        ((0.80, 0.95), "no"),
+        ((0.95, 0.80), "not decided: confirmation is not read"),
+    ],
+)
+def test_longer_runs_are_never_a_yes_by_test_patches_alone(areas, said):
+    runs = [run(name, area + seed / 100, seed, epochs=24) for name, area in zip(PAIR, areas) for seed in (0, 1)]
+    short, long, longest = end_rows(runs)[:3]
+    assert (short["by the rule"], long["by the rule"], longest["by the rule"]) == ("above", said, "–")
+
+
+def old(area, seed):
+    """A conventional network of the older runs: another recipe, so no run of the plan."""
+    made = run("conventional", area, seed, augmentation="other")
+    return replace(made, variant=replace(made.variant, recipe=""))
+
+
+def test_the_steps_of_the_old_lead_add_up_to_it():
+    areas = {"conventional": 0.83, "grouped4": 0.84, "C4_fieldwise_pixels": 0.87, "C4_fieldwise": 0.88}
+    planned = [run(name, area, seed) for name, area in areas.items() for seed in (0, 1)]
+    chain = plan_tables.made_of([old(0.80, seed) for seed in (0, 1)], planned)
+    words = plan_tables.made_of_words(chain)
+    steps = [float(number) for number in re.findall(r"([+-]0\.\d{3}) \(Welch", words)]
+    assert sum(steps) == pytest.approx(0.88 - 0.80, abs=2e-3)
+    assert [word.split(" +")[0] for word in words.split(", ")] == ["recipe", "layers", "sharing", "smooth filters"]
+    del chain["C4_fieldwise_pixels"]
+    joined = plan_tables.made_of_words(chain | {"C4_fieldwise_pixels": [], "C4_fieldwise": chain.pop("C4_fieldwise")})
+    assert "sharing with smooth filters +0.04" in joined, "a network without a run joins two steps"
 
 
 @pytest.mark.parametrize("best, word", [(22, "not called for: "), (23, "called for"), (24, "called for")])

@@ -166,6 +166,15 @@ def test_the_ladder_of_the_shipped_runs_is_that_of_their_files():
         assert row["naive, worst"] == f"{min(changes):+.2f}"
 
 
+def test_a_run_that_noted_every_rung_has_a_row_of_its_own():
+    runs = study.shipped_runs("evidence")
+    rows = study_tables.ladder_by_run(runs)
+    assert len(rows) == len(runs) and len({tuple(row.values()) for row in rows}) == len(rows)
+    assert study_tables.ladder_by_run(study.shipped_runs("grid")) == [], "older runs noted two rungs"
+    broken = min(rows, key=lambda row: float(row["naive"]))
+    assert float(broken["naive"]) < -10 and abs(float(broken["equalized"])) < 1
+
+
 def test_steadiness_is_a_share_of_the_conventional_networks():
     runs = [run([1, 0]), run([1, 0], network="C12"), run([1, 0], network="C12", seed=1)]
     for turned, flips in zip(runs, (0.1, 0.02, 0.04)):

@@ -119,7 +119,7 @@ def steps_between(chains: Mapping[str, Mapping[str, Sequence[float]]], *, title:
 
     Args:
         chains: a panel each; for each network, in order, a number each run.  An empty sequence is drawn as «not run», and
-            the steps beside it are left open.
+            the two steps beside it are written as one.
         title, label: of the figure and of the numbers.
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -135,10 +135,12 @@ def steps_between(chains: Mapping[str, Mapping[str, Sequence[float]]], *, title:
                 continue
             ax.hlines(mean, position - 0.3, position + 0.3, color=GREY, linewidth=3)
             ax.plot([position] * len(numbers), numbers, linestyle="none", marker="o", color="black", markersize=4)
-            before = means[position - 1] if position else None
-            if before is not None:
+            known = [place for place in range(position) if means[place] is not None]
+            if known:
+                before, middle = means[known[-1]], (known[-1] + position) / 2
+                both = "\nboth steps" if known[-1] < position - 1 else ""
                 ax.annotate(
-                    f"{mean - before:+.3f}", (position - 0.5, max(mean, before)), (0, 8), textcoords="offset points",
+                    f"{mean - before:+.3f}{both}", (middle, max(mean, before)), (0, 8), textcoords="offset points",
                     ha="center", fontsize=9,
                 )  # fmt: skip
         ax.set(title=name, xlim=(-0.5, len(chain) - 0.5))
