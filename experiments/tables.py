@@ -126,7 +126,9 @@ def makers() -> dict[str, Callable[[], str]]:
         "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
         "again": again_table,
         "repeat": repeatable,
-        "made of": lambda: plan_tables.made_of_words(plan_tables.made_of(ablation, contrasts.of_plan(evidence))),
+        "made of": lambda: (
+            f"Steps: {plan_tables.made_of_words(plan_tables.made_of(ablation, contrasts.of_plan(evidence)))}."
+        ),
         "ladder, run by run": lambda: text(study_tables.ladder_by_run(evidence)),
         "search": search_table,
     } | ledger_and_cards(every)
