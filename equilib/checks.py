@@ -78,7 +78,7 @@ def check_images(images: Tensor, shape: Sequence[int | str] | None = None) -> No
 
 
 def reason_of(error: Exception) -> str:
-    """What an exporter's error says, in one line: the operator that it lacks, where it names one, else its first words."""
+    """What an error says, in one line: the operator that an exporter lacks, where it names one, else its first words."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
     lines = [line for line in lines if line]
     lacking = (

@@ -32,7 +32,6 @@ from equilib.graph import (
     LAYERS,
     activations,
     called_layers,
-    check_same_function,
     find_input_shape,
     is_flatten,
     is_relu,
@@ -43,6 +42,7 @@ from equilib.graph import (
     trace,
 )
 from equilib.plain import DiscMean, GroupMax, facts, note
+from equilib.same_function import check_same_function
 
 # What others know by this module's name, as the course tells it.
 __all__ = ["BiasCorrectionReport", "activations", "clipped_gaussian", "correct_bias", "fold_batch_norm", "trace"]

@@ -20,7 +20,6 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from equilib.graph import (
     WEIGHTED,
     attribute_of,
-    check_same_function,
     concatenated,
     find_input_shape,
     module_of,
@@ -29,6 +28,7 @@ from equilib.graph import (
     trace,
 )
 from equilib.plain import Crop, facts, note
+from equilib.same_function import check_same_function
 
 BY_IMAGE = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
 BY_IMAGE_FUNCTIONS = (F.group_norm, F.layer_norm, F.instance_norm, F.local_response_norm, F.rms_norm)

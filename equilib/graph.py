@@ -1,15 +1,16 @@
-"""A network as a graph of layers: tracing, what may stand in it, the values inside it, and whether two are one function.
+"""A network as a graph of layers: tracing, what may stand in it, and the values inside it.
 
 Data-free quantization changes weights in place of the function that they belong to, so it must know every way in which a
-weight acts.  :func:`trace` and :func:`check_modules` refuse networks where it cannot know; :func:`check_same_function`
-looks at the result.
+weight acts.  :func:`trace` and :func:`check_modules` refuse networks where it cannot know; :mod:`equilib.same_function` looks
+at the result.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Real
 
@@ -18,7 +19,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_leaves
 
 from equilib.checks import check_count, reason_of
 from equilib.functional import as_layers
@@ -310,20 +310,20 @@ def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = No
     From what was said at tracing, the network's configuration, its mask or its first layer; else by trying sizes.
 
     Args:
-        size: of the images, where it is known: height and width, or both in one number.
+        size: of the images, where it is known: height and width, or both in one number; likewise for other numbers of axes.
 
     Raises:
-        ValueError: no size that was tried runs.
+        ValueError: no size that was tried runs; a size of another kind, or one that the network refuses.
     """
     known = getattr(network, "meta", {}).get("input_shape")
     if known is not None and size is None:
         return known
-    shapes = _candidates(network, size) if known is None else [(known[0], *_height_and_width(size))]
-    first = None
-    for shape in shapes:
+    tried, first = None, None
+    for shape in _candidates(network, size, known):
+        tried = tried or shape
         image = random_images(network, shape, 1)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), _evaluating(network):
                 network.forward(image)  # a traced network's call would print what failed
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             first = first or error
@@ -332,7 +332,7 @@ def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = No
             network.meta["input_shape"] = shape
         return shape
     if size is not None:
-        pixels = " x ".join(map(str, _height_and_width(size)))
+        pixels = " x ".join(map(str, tried[1:]))
         raise ValueError(
             f"{type(network).__name__} takes no image of {pixels} pixels ({reason_of(first)}); "
             "give the size that it was built for"
@@ -343,14 +343,38 @@ def find_input_shape(network: nn.Module, size: int | tuple[int, int] | None = No
     )
 
 
-def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    both = (size, size) if isinstance(size, Real) else tuple(size)
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """A trial must not leave its noise in the statistics of a batch normalization."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _sides(size: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """The sides of an image of so many axes, each from a number of its own or all from one."""
+    if isinstance(size, Real):
+        both = (size,) * axes
+    elif isinstance(size, tuple | list) and len(size) == axes > 0:
+        both = tuple(size)
+    else:
+        raise ValueError(f"the input's size must be a whole number, or a tuple of {axes} of them, got {size!r}")
     for pixels in both:
         check_count("the input's size", pixels)
     return both
 
 
-def _candidates(network: nn.Module, size) -> Iterator[tuple[int, ...]]:
+def _candidates(network: nn.Module, size, known: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:
+    """Shapes to try: of this size where it is given, with as many axes and channels as the known one's where that is."""
+    if known is not None:
+        if len(known) == 1:
+            raise ValueError(f"{type(network).__name__} takes {known[0]} features, no images: leave the size out")
+        yield (known[0], *_sides(size, len(known) - 1))
+        return
     modules = list(network.modules())
     layers = [module for module in modules if isinstance(module, WEIGHTED)]
     if size is None and layers and isinstance(layers[0], nn.Linear):
@@ -366,7 +390,7 @@ def _candidates(network: nn.Module, size) -> Iterator[tuple[int, ...]]:
     axes = 1 if layers and isinstance(layers[0], nn.Conv1d) else 3 if layers and isinstance(layers[0], nn.Conv3d) else 2
     for count in dict.fromkeys((*channels, 3, 1, 4)):
         for one in sizes:
-            yield (count, *(_height_and_width(one) if axes == 2 else (one,) * axes))
+            yield (count, *_sides(one, axes))
 
 
 def random_images(network: nn.Module, shape: tuple[int, ...], count: int) -> Tensor:
@@ -380,70 +404,3 @@ def output_shapes(network: fx.GraphModule, size: int | tuple[int, int] | None = 
     """The shape of every tensor in the graph, by the name of its node, for a batch of one image."""
     image = random_images(network, find_input_shape(network, size), 1)
     return {name: value.shape for name, value in activations(network, image).items()}
-
-
-# --- one function or two ---
-
-
-def check_same_function(before: nn.Module, after: fx.GraphModule, what: str, *, traced: fx.GraphModule) -> None:
-    """Raise ValueError unless two networks give the same outputs for random images, up to rounding.
-
-    In double precision, on images of the network's own size; where the network computes in single precision whatever
-    it is given, in that, with a wider tolerance.
-
-    Args:
-        before, after: in double precision.  Their copies are run, they stay as they are.
-        what: was done to the network, for the message.
-        traced: the graph of ``before``, to find the layer where a difference begins.
-    """
-    shape = find_input_shape(traced)
-    try:
-        expected, tolerance = _outputs(before, shape), 1e-7
-    except RuntimeError:
-        before, after, traced = (deepcopy(network).float() for network in (before, after, traced))
-        expected, tolerance = _outputs(before, shape), 1e-3
-    actual = _outputs(after, shape)
-    if not all(torch.isfinite(value).all() for value in expected):
-        raise ValueError(f"{_first_not_finite(traced, shape)} gives NaN or infinite values; was the training stable?")
-    scale = max((value.abs().max().item() for value in expected if value.numel()), default=0.0)
-    worst = max(((a - b).abs().max().item() for a, b in zip(expected, actual) if a.numel()), default=0.0)
-    if not worst <= tolerance * (scale or 1.0):
-        raise ValueError(
-            f"{what} would change the function of the network, by {worst / (scale or 1.0):.0e} of its largest output; "
-            f"the difference begins at {_first_difference(traced, after, shape, tolerance)}. That layer does not act as "
-            "its class says: replace it by a plain one, or leave this step out"
-        )
-
-
-def _outputs(network: nn.Module, shape: tuple[int, ...]) -> list[Tensor]:
-    # What draws at random (a dropout that is always on) draws the same for both networks.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        values = tree_leaves(network(random_images(network, shape, 2)))
-    return [value.double() for value in values if isinstance(value, Tensor) and not value.is_complex()]
-
-
-def _first_not_finite(traced: fx.GraphModule, shape: tuple[int, ...]) -> str:
-    values = activations(traced, random_images(traced, shape, 2))
-    names = {node.name: str(node.target) for node in traced.graph.nodes}
-    return next((names[name] for name, value in values.items() if not torch.isfinite(value).all()), "the network")
-
-
-def _first_difference(before: fx.GraphModule, after: fx.GraphModule, shape: tuple[int, ...], tolerance: float) -> str:
-    """The first node whose channels are not positive multiples of what they were (which rescaling makes of them)."""
-    images = random_images(before, shape, 2)
-    old, new = activations(before, images), activations(after, images)
-    for node in before.graph.nodes:
-        if node.name not in old or node.name not in new or old[node.name].shape != new[node.name].shape:
-            continue
-        follower = only_user(node)
-        if follower is not None and follower.name not in new:
-            continue  # a batch normalization behind it was folded into it
-        if old[node.name].ndim < 2:
-            continue
-        a, b = (values[node.name].double().transpose(0, 1).flatten(1) for values in (old, new))
-        factor = ((a * b).sum(1) / a.square().sum(1).clamp_min(1e-300)).clamp_min(0)
-        error = (b - factor[:, None] * a).abs().amax(1)
-        if (error > 10 * tolerance * b.abs().amax(1).clamp_min(1e-300)).any():
-            return str(node.target)
-    return "the output"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -19,13 +20,14 @@ import lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from equilib.callbacks import Bar, BestCheckpoint, CheckpointFiles, Curves, History
-from equilib.interrupts import EndsBetweenBatches
+from equilib.interrupts import EndsBetweenBatches, leave_signals_to_the_trainer
 from equilib.mobilenet import build, estimate_statistics
 from equilib.pcam import (
     Patches,
@@ -133,6 +135,7 @@ class PatchData(lightning.LightningDataModule):
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=leave_signals_to_the_trainer,
             pin_memory=torch.cuda.is_available(),
             drop_last=shuffle,
         )
@@ -388,12 +391,21 @@ def _fit(
 ) -> None:
     try:
         with signals.listening():
-            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+            failed = None
+            try:
+                trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+            except (Exception, SIGTERMException) as error:
+                failed = error
+            # Noted behind the last batch; or another process has ended on the same signal, which made the error here.
+            signals.heed()
+            if failed is not None:
+                raise failed
+    except SIGTERMException:  # Lightning's, without a status
+        raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as ended:
-        signals.heed()  # Lightning ends by itself after a SIGTERM, and forgets the status
-        if not trainer.interrupted or ended.code != 1:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
             raise
-        raise KeyboardInterrupt from None  # it ends the whole program on Ctrl-C; a notebook must live on
+        raise KeyboardInterrupt from None  # Lightning ends the whole program on Ctrl-C; a notebook must live on
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not _while_restoring(error):
             raise

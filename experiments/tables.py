@@ -76,9 +76,6 @@ def makers() -> dict[str, Callable[[], str]]:
     few, most = (study.select(ablation, patches=size) for size in (runs.SIZES[0][0], runs.SIZES[-1][0]))
     chosen = [run for run in ablation if study.select(most, variant=run.variant)]
 
-    def text(*tables):
-        return "\n\n".join(map(markdown_table, tables))
-
     # The conventional network of the grid is narrower than that of the ablation, and the better one.
     narrower = [
         {
@@ -95,26 +92,52 @@ def makers() -> dict[str, Callable[[], str]]:
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
     planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
+    return (
+        {
+            "table 1": lambda: (
+                text(brief(study_tables.table_1(*filter(None, (planned, third)))))
+                + "\n\n"
+                + "\n\n".join([text(decided_rows(planned)), aimed(planned), *longer(evidence), *third_row(third)])
+            ),
+            "model": cards.chosen_model,
+            "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
+            "differences": lambda: text(study_tables.advantage_rows(grid)),
+            "differences, multiples of 24": lambda: text(study_tables.advantage_rows(chosen), narrower),
+            "grid": lambda: text(study_tables.accuracy_rows(grid), study_tables.int8_rows(grid), *rotation),
+            "ablation": lambda: text(study_tables.ablation_rows(few)),
+            "ablation, most patches": lambda: text(
+                study_tables.ablation_rows(most),
+                study_tables.int8_rows(chosen),
+                study_tables.rotation_rows(chosen),
+                study_tables.steadiness_rows(chosen),
+            ),
+            "ladder": lambda: text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
+            "the paper's augmentation": lambda: text(
+                table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))
+            ),
+            "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
+            "again": again_table,
+            "ladder, run by run": lambda: text(study_tables.ladder_by_run(evidence)),
+            "search": search_table,
+        }
+        | of_the_plan(ablation, evidence, planned)
+        | ledger_and_cards(every)
+    )
+
+
+def text(*tables: list[dict[str, str]]) -> str:
+    """Tables, one below the other."""
+    return "\n\n".join(map(markdown_table, tables))
+
+
+def of_the_plan(
+    ablation: list[study.Run], evidence: list[study.Run], planned: list[study.Run]
+) -> dict[str, Callable[[], str]]:
+    """What makes the tables of the plan's runs; ``planned`` as :func:`equilib.confirmation.opened` gives them."""
     return {
-        "table 1": lambda: (
-            text(brief(study_tables.table_1(*filter(None, (planned, third)))))
-            + "\n\n"
-            + "\n\n".join([text(decided_rows(planned)), aimed(planned), *longer(evidence), *third_row(third)])
+        "made of": lambda: (
+            f"Steps: {plan_tables.made_of_words(plan_tables.made_of(ablation, contrasts.of_plan(evidence)))}."
         ),
-        "model": cards.chosen_model,
-        "table 1, two recipes": lambda: text(study_tables.table_1(grid, most)),
-        "differences": lambda: text(study_tables.advantage_rows(grid)),
-        "differences, multiples of 24": lambda: text(study_tables.advantage_rows(chosen), narrower),
-        "grid": lambda: text(study_tables.accuracy_rows(grid), study_tables.int8_rows(grid), *rotation),
-        "ablation": lambda: text(study_tables.ablation_rows(few)),
-        "ablation, most patches": lambda: text(
-            study_tables.ablation_rows(most),
-            study_tables.int8_rows(chosen),
-            study_tables.rotation_rows(chosen),
-            study_tables.steadiness_rows(chosen),
-        ),
-        "ladder": lambda: text(study_tables.ladder_rows(every)) + "\n\n" + claims.protects(every),
-        "the paper's augmentation": lambda: text(table(read_results(runs.RESULTS / "pcam-subset-4k_C12_width1.json"))),
         "contrasts": lambda: text(contrasts.contrast_rows(planned)),
         "confirmation": lambda: sealed(evidence),
         "not run": lambda: not_run(runs.planned_runs(), evidence),
@@ -123,15 +146,8 @@ def makers() -> dict[str, Callable[[], str]]:
             plan_tables.rate_rows(evidence), plan_tables.best_rate_rows(evidence), plan_tables.rate_pair_rows(evidence)
         ),
         "few patches": lambda: text(plan_tables.few_rows(evidence)),
-        "evidence": lambda: text(study_tables.accuracy_rows(evidence), study_tables.rotation_rows(evidence)),
-        "again": again_table,
         "repeat": repeatable,
-        "made of": lambda: (
-            f"Steps: {plan_tables.made_of_words(plan_tables.made_of(ablation, contrasts.of_plan(evidence)))}."
-        ),
-        "ladder, run by run": lambda: text(study_tables.ladder_by_run(evidence)),
-        "search": search_table,
-    } | ledger_and_cards(every)
+    }
 
 
 def ledger_and_cards(every: list[study.Run]) -> dict[str, Callable[[], str]]:

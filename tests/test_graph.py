@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 from equilib import dfq, graph
 from equilib.equivariance import run_model
+from equilib.same_function import check_same_function
 
 
 def conv(inputs, outputs, kernel=1, **options):
@@ -161,10 +162,10 @@ def test_two_functions_are_told_apart_with_the_layer_where_they_part():
     traced = dfq.trace(chain()).double()
     graph.find_input_shape(traced)
     other = copy.deepcopy(traced)
-    graph.check_same_function(traced, other, "nothing", traced=traced)
+    check_same_function(traced, other, "nothing", traced=traced)
     other.get_submodule("2").weight.data[3, 2] += 0.01
     with pytest.raises(ValueError, match="nothing would change the function.*begins at 2"):
-        graph.check_same_function(traced, other, "nothing", traced=traced)
+        check_same_function(traced, other, "nothing", traced=traced)
 
 
 def test_what_draws_at_random_is_one_function():
@@ -206,3 +207,48 @@ def test_weights_that_are_no_numbers_are_named(part):
     getattr(network[2], part).data[0] = float("nan")
     with pytest.raises(ValueError, match="2 (has|gives).*NaN or infinite"):
         dfq.equalize(dfq.fold_batch_norm(network))
+
+
+VOLUME = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(2, 2))
+SIGNAL = nn.Sequential(nn.Conv1d(4, 2, 3, padding=1), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "network, shape, size, expected",
+    [
+        (SIGNAL, None, 32, (4, 32)),
+        (SIGNAL, (4, 64), 32, (4, 32)),
+        (SIGNAL, (4, 64), (32,), (4, 32)),
+        (VOLUME, (1, 16, 16, 16), 8, (1, 8, 8, 8)),
+        (VOLUME, (1, 16, 16, 16), (8, 9, 10), (1, 8, 9, 10)),
+        (chain(), (3, 8, 8), [9, 7], (3, 9, 7)),
+        (chain(), None, (9, 7), (3, 9, 7)),
+    ],
+)
+def test_a_size_has_the_axes_of_the_network_asked_once_or_twice(network, shape, size, expected):
+    traced = dfq.trace(copy.deepcopy(network), input_shape=shape)
+    assert [graph.find_input_shape(traced, size) for _ in range(2)] == [expected] * 2
+    assert graph.find_input_shape(traced) == (shape or expected), "what was said at tracing stays"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [(9,), (9, 9, 9), b"9", "9", torch.tensor(9), 0, -9, 9.5, (9, 9.5), (9, 0)])
+def test_a_size_of_another_kind_is_refused_in_one_sentence(known, size):
+    traced = dfq.trace(chain(), input_shape=(3, 8, 8) if known else None)
+    with pytest.raises(ValueError, match="^the input's size must be"):
+        graph.find_input_shape(traced, size)
+
+
+def test_a_network_of_features_takes_no_size_of_images():
+    traced = dfq.trace(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2)), input_shape=(16,))
+    with pytest.raises(ValueError, match="takes 16 features, no images: leave the size out"):
+        graph.find_input_shape(traced, 16)
+
+
+def test_a_trial_leaves_the_network_as_it_is():
+    network = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), conv(4, 2)).train()
+    network[2].eval()
+    before = copy.deepcopy(network.state_dict())
+    assert graph.find_input_shape(network, 9) == (3, 9, 9)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert [module.training for module in network] == [True, True, False]

@@ -65,7 +65,7 @@ INTERRUPTS = mutants_of(
     ),
     (
         "Ctrl-C is noted, and no more",
-        "self._handlers[self._told](self._told, None)",
+        "self._handlers[told](told, None)",
         "pass",
         "::test_a_signal_that_python_would_forget_ends_it",
     ),
