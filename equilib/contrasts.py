@@ -219,7 +219,7 @@ CONFIRMATION = {
     "accuracy at the validation threshold, confirmation": Measure("confirmation", chosen=True),
 }
 CONFIRMS = "AUC, confirmation"
-# No measures of the plan's, which compares in FP32.
+# Beside the plan's measures: it names no precision, and they are read in FP32.
 IN_INT8 = {
     f"{name} in INT8, {split}": Measure(split, area=name == "AUC", answers="int8")
     for split in ("test", "confirmation")
@@ -396,4 +396,6 @@ def difference_text(measure: str, difference: Difference) -> str:
     if not difference.has_interval:
         return f"{mean} ({study_tables.ONE_SEED})"
     ends = [f"{scale * end:{form}}" for end in (*difference.interval, *difference.bootstrap)]
+    if np.isnan(difference.bootstrap[0]):
+        return "{} (Welch {} to {})".format(mean, *ends)
     return "{} (Welch {} to {}; bootstrap {} to {})".format(mean, *ends)

@@ -22,6 +22,7 @@ from equilib.contrasts import (
     STEPS,
     THIRD_ROW,
     Contrast,
+    Difference,
     by_recipe,
     compare,
     difference_text,
@@ -78,7 +79,7 @@ def end_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
             rows.append(
                 {"contrast": row.pop("contrast"), "epochs": str(epochs)}
                 | row
-                | {"by the rule": _by_the_rule(group, contrast) if epochs != EPOCHS else "above"}
+                | {"by the rule": _by_the_rule(group, contrast) if epochs != EPOCHS else "see the first table"}
                 | {"epoch of the lowest validation loss": lowest or "–", "seeds not run": waits or "none"}
             )
     return rows
@@ -187,21 +188,25 @@ def best_rate_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 OLD = "conventional, old recipe"
 
 
-def made_of(ablation: Sequence[Run], planned: Sequence[Run]) -> dict[str, list[float]]:
-    """Areas on test patches from the older runs' conventional network to field-wise C4, one step at a time.
+def made_of(ablation: Sequence[Run], planned: Sequence[Run], measure: str = DECIDES) -> dict[str, list[float]]:
+    """A measure of each run from the older runs' conventional network to the plan's field-wise C4, one step at a time.
+
+    The older field-wise C4, whose lead over the first this explains, was trained as the plan's but for its dropout.
 
     Args:
         ablation: the older runs, in multiples of 24; their conventional network had another recipe than the plan's.
         planned: as :func:`equilib.contrasts.of_plan` gives them.
+        measure: on test patches.
 
     Returns:
         A number for each run, by network; between two neighbours one thing changes.  Empty where a network has no run.
     """
     old = [run for run in ablation if run.network == "conventional" and run.patches == PATCHES]
-    return {OLD: [AREA(run) for run in old]} | {name: values(planned, name) for name in STEPS["4 rotations"]}
+    first = {OLD: [MEASURES[measure](run) for run in old]}
+    return first | {name: values(planned, name, measure) for name in STEPS["4 rotations"]}
 
 
-def made_of_words(chain: Mapping[str, Sequence[float]]) -> str:
+def made_of_words(chain: Mapping[str, Sequence[float]], measure: str = DECIDES) -> str:
     """The steps of :func:`made_of` in words, with Welch's intervals; a network without a run joins two steps to one."""
     words = ("recipe", "layers", "sharing", "smooth filters")
     told, since, pending = [], None, []
@@ -210,9 +215,9 @@ def made_of_words(chain: Mapping[str, Sequence[float]]) -> str:
         if not len(chain[name]):
             continue
         if since is not None:
-            low, high = welch(chain[name], since)
-            gap = np.mean(chain[name]) - np.mean(since)
-            told.append(f"{' with '.join(pending)} {gap:+.3f} (Welch {low:+.3f} to {high:+.3f})")
+            gap = float(np.mean(chain[name]) - np.mean(since))
+            found = Difference(gap, welch(chain[name], since), (len(chain[name]), len(since)))
+            told.append(f"{' with '.join(pending)} {difference_text(measure, found)}")
         since, pending = chain[name], []
     return ", ".join(told)
 
@@ -255,7 +260,7 @@ def later_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
         for row in end_rows(runs)
         if row["epochs"] != str(EPOCHS)
     ]
-    parts += [(f"each at its best rate ({row['rates']})", row) for row in best_rate_rows(runs)]
+    parts += [(f"each at its rate by the plan's rule ({row['rates']})", row) for row in best_rate_rows(runs)]
     parts += [
         (f"{row['patches']} patches" + (f", {row['epochs']} epochs" if row["epochs"] != "–" else ""), row)
         for row in few_rows(runs)

@@ -132,6 +132,8 @@ def planned(evidence: Sequence[study.Run]) -> dict[str, str]:
     rows = {(one.network, one.baseline): row for one, row in zip(contrasts.CONTRASTS, contrasts.contrast_rows(opened))}
     primary, layers = (rows["C12_fieldwise", baseline] for baseline in ("conventional", "grouped12"))
     strict = rows["C4_strict", "conventional"]
+    (four,) = (one for one in contrasts.CONTRASTS if one.network == "C4_strict")
+    low, high = contrasts.compare(opened, four, "AUC in INT8, confirmation").interval
     return {
         "one_recipe_auc": primary[contrasts.DECIDES],
         "confirmed": primary["accuracy, confirmation"],
@@ -145,6 +147,9 @@ def planned(evidence: Sequence[study.Run]) -> dict[str, str]:
         "same_layers_says": layers["verdict"],
         "strict_four": strict[contrasts.DECIDES],
         "strict_four_int8": strict["accuracy in INT8, test"],
+        "strict_four_int8_auc": strict["AUC in INT8, test"],
+        "strict_four_confirmed_int8_auc": strict["AUC in INT8, confirmation"],
+        "strict_four_interval": "holds 0" if low <= 0 <= high else "does not hold 0",
         "strict_four_says": strict["verdict"],
     }
 
@@ -195,7 +200,7 @@ def aim(opened: Sequence[study.Run]) -> str:
         found = contrasts.compare(opened, plan_tables.PRIMARY, f"accuracy, {split}")
         reached = "reached" if 100 * found.mean >= contrasts.AIM else "missed"
         told.append(f"{reached} on {split}")
-    return f"{contrasts.AIM} points, {' and '.join(told)} patches"
+    return f"{contrasts.AIM} points, by the mean {' and '.join(told)} patches"
 
 
 def to_the_end(evidence: Sequence[study.Run]) -> str:

@@ -36,6 +36,15 @@ from equilib.runs import read_checkpoint, save_weights
 from equilib.training import train
 
 
+def home(run: Run | PlannedRun, data: str, folder: Path) -> Path:
+    """Where a run's JSON goes: into results/, or beside the run if it is the plan's and there are no confirmation patches.
+
+    In results/ the tables would ask for its answers on these.
+    """
+    complete = run.confirmation is None or (Path(data) / "confirm").is_dir()
+    return run.json if complete else folder / f"{run.name}.json"
+
+
 def execute(run: Run | PlannedRun, data: str, folder: Path, label: str) -> None:
     """Train (or continue), measure, and write the JSON."""
     config = run.config(data)
@@ -55,7 +64,7 @@ def execute(run: Run | PlannedRun, data: str, folder: Path, label: str) -> None:
         answers = score(exported(result.network), session, Patches(confirmation, "test"), config.network.input_size)
         write_json(run.confirmation, answers)
     write_json(
-        run.json,
+        home(run, data, folder),
         {
             "data": {"label": label, "train": run.patches},
             "seed": run.seed,
@@ -157,12 +166,15 @@ def train_missing(chosen: Sequence[Run | PlannedRun], data: str, folder: Path, l
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go when the process ends, however
             except BlockingIOError:
                 continue
-            if not is_stored(run.json):
-                run.json.parent.mkdir(parents=True, exist_ok=True)
-                print(f"{run.name}: its results go to {run.json}", flush=True)
+            target = home(run, data, folder)
+            there = [path for path in (run.json, target) if is_stored(path)]
+            if not there:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                why = "" if target == run.json else f", for {Path(data) / 'confirm'} is missing"
+                print(f"{run.name}: its results go to {target}{why}", flush=True)
                 execute(run, data, folder, label)
             else:
-                print(f"{run.name}: results/ has it already; move that file away to train it again", flush=True)
+                print(f"{run.name}: {there[0]} is there; move it away to train the run again", flush=True)
 
 
 def arguments() -> argparse.ArgumentParser:

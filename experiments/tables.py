@@ -135,8 +135,9 @@ def of_the_plan(
 ) -> dict[str, Callable[[], str]]:
     """What makes the tables of the plan's runs; ``planned`` as :func:`equilib.confirmation.opened` gives them."""
     return {
-        "made of": lambda: (
-            f"Steps: {plan_tables.made_of_words(plan_tables.made_of(ablation, contrasts.of_plan(evidence)))}."
+        "made of": lambda: "\n".join(
+            f"* In {words}: {plan_tables.made_of_words(plan_tables.made_of(ablation, planned, measure), measure)}."
+            for measure, words in (("AUC, test", "area"), ("accuracy, test", "points"))
         ),
         "contrasts": lambda: text(contrasts.contrast_rows(planned)),
         "confirmation": lambda: sealed(evidence),
@@ -222,12 +223,13 @@ def not_run(planned: Sequence[runs.PlannedRun], evidence: Sequence[study.Run]) -
     lines = []
     for part, group in parts.items():
         timed = [run.epochs * mean(epochs[run.variant]) / 3600 for run in group if run.variant in epochs]
-        hours = f"{sum(timed):.1f} hours of one core" if timed else "never trained, so their time is not on record"
+        hours = f"{sum(timed):.1f} hours of one core" if timed else "no time of such a run is on record"
         lines.append(f"* {len(group)} {part} ({hours}): {', '.join(f'`{run.name}`' for run in group)}.")
     return (
         f"Not run are {len(left)} of the {len(planned)} runs that the plan names, and all of its order 5. The hours below are of "
-        "the processor, by those of an epoch on record. The machines at hand had two cores for three hours at a time; a run of "
-        f"{contrasts.EPOCHS} epochs fits one, and those that are missing stood later in the order when the hours ended.\n\n"
+        "the processor, by those of an epoch on record. The machines at hand had two cores for three hours at a time. A run of "
+        f"{plan_tables.END} epochs takes about as long, and was passed over where it would not have ended (the plan's additions); "
+        f"one of {contrasts.EPOCHS} epochs fits, and those that are missing stood later in the order when the hours ended.\n\n"
         + "\n".join(lines)
         + "\n* All of order 5: 1,000 and 4,000 patches; width 1.0; D4 with field-wise layers; dropout by channel.\n\n"
         f"Next in the plan's order: `{left[0].name}`."
@@ -245,8 +247,6 @@ def repeatable() -> str:
             {"run": f"`{name}`"}
             | {f"loss {epoch}": f"{row['valid_loss']:.3f}" for epoch, row in enumerate(model["history"], start=1)}
             | {
-                "accuracy, test [%]": f"{100 * model['accuracy']['fp32']['accuracy']:.1f}",
-                "AUC, test": f"{model['accuracy']['fp32']['auc']:.3f}",
                 "minutes of one core": f"{model['seconds']['processor'] / 60:.0f}",
                 "processor": f"{where['processor']} ({where['instructions']})",
             }

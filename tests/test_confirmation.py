@@ -165,12 +165,12 @@ def test_what_is_not_run_says_how_long_it_would_take():
     for one in evidence:
         one.figures["seconds"] = {"processor": 3600.0}
     told = tables.not_run(ordered.planned_runs(), evidence)
-    parts = re.findall(r"^\* (\d+) ([^(:]+) \(([\d.]+|never)", told, re.MULTILINE)
+    parts = re.findall(r"^\* (\d+) ([^(:]+) \(([\d.]+|no time)", told, re.MULTILINE)
     assert told.startswith("Not run are 30 of the 46 runs") and parts == [
-        ("2", "of the third row", "never"),
+        ("2", "of the third row", "no time"),
         ("8", "of 24 epochs", "32.0"),
         ("12", "trials of learning rates", "12.0"),
-        ("6", "of the networks that part sharing from smooth filters", "never"),
+        ("6", "of the networks that part sharing from smooth filters", "no time"),
         ("2", "third seeds", "2.0"),
     ]
     named = re.findall("`([^`]+)`", told)

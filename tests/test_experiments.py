@@ -157,6 +157,23 @@ def test_a_whole_name_means_this_run_alone_and_a_part_all_that_contain_it():
     assert grid.named(runs, ["nobody"]) == []
 
 
+def test_a_planned_run_without_confirmation_patches_stays_out_of_results(tmp_path, monkeypatch, capsys):
+    """In results/ the tables would ask for its answers on them, and none could be made."""
+    planned, older = ordered.planned_runs()[-1], ordered.grid_runs()[0]
+    assert grid.home(planned, str(tmp_path), tmp_path) == tmp_path / f"{planned.name}.json"
+    assert grid.home(older, str(tmp_path), tmp_path) == older.json
+    (tmp_path / "confirm").mkdir()
+    assert grid.home(planned, str(tmp_path), tmp_path) == planned.json
+    (tmp_path / "confirm").rmdir()
+    executed = []
+    monkeypatch.setattr(grid, "execute", lambda run, data, folder, label: executed.append(run.name))
+    for _ in range(2):
+        grid.train_missing([planned], str(tmp_path), tmp_path, "made up")
+        (tmp_path / f"{planned.name}.json").write_text("{}")
+    told = capsys.readouterr().out
+    assert executed == [planned.name] and "confirm is missing" in told and "is there; move it away" in told
+
+
 @pytest.mark.parametrize("which", [[], ["--plan"]])
 def test_a_run_is_repeated_beside_its_record(which, tmp_path, monkeypatch, capsys):
     """`again` trains by the record's options, leaves the record alone, and puts both curves side by side."""
