@@ -104,7 +104,7 @@ def _called_for(ends: Sequence[Run]) -> str:
 
 
 def _by_the_rule(runs: Sequence[Run], contrast: Contrast) -> str:
-    """What the plan's rule can say of longer runs, whose answers on the confirmation patches nobody has read."""
+    """What the plan's rule can say of longer runs, whose answers on the confirmation patches the plan leaves sealed."""
     found = compare(runs, contrast)
     if not found.has_interval:
         return "–"
