@@ -5,8 +5,9 @@ Runs of another length, learning rate or size never share a row with those of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from equilib.contrasts import (
     PATCHES,
     STEPS,
     THIRD_ROW,
+    UNKNOWN,
     Contrast,
     Difference,
     by_recipe,
@@ -207,19 +209,40 @@ def made_of(ablation: Sequence[Run], planned: Sequence[Run], measure: str = DECI
 
 
 def made_of_words(chain: Mapping[str, Sequence[float]], measure: str = DECIDES) -> str:
-    """The steps of :func:`made_of` in words, with Welch's intervals; a network without a run joins two steps to one."""
-    words = ("recipe", "layers", "sharing", "smooth filters")
-    told, since, pending = [], None, []
-    for name, step in zip(chain, ("", *words), strict=True):
-        pending += [step] if step else []
-        if not len(chain[name]):
-            continue
-        if since is not None:
-            gap = float(np.mean(chain[name]) - np.mean(since))
-            found = Difference(gap, welch(chain[name], since), (len(chain[name]), len(since)))
-            told.append(f"{' with '.join(pending)} {difference_text(measure, found)}")
-        since, pending = chain[name], []
-    return ", ".join(told)
+    """The steps of :func:`made_of` in words, with Welch's intervals.
+
+    A network without a run joins two steps to one; so does one with a single run, which then says how it would part them.
+    """
+    steps = dict(zip(chain, ("", "recipe", "layers", "sharing", "smooth filters"), strict=True))
+    ends = (next(iter(chain)), next(reversed(chain)))
+    return ", ".join(
+        f"{words} {difference_text(measure, found)}{_parted(chain, steps, inside, measure)}"
+        for words, found, inside in _between(
+            chain, steps, [name for name in chain if len(chain[name]) > (name not in ends)]
+        )
+    )
+
+
+def _between(chain: Mapping, steps: Mapping, kept: Sequence[str]) -> Iterator[tuple[str, Difference, list[str]]]:
+    """For two neighbours among the kept networks: the steps between them in words, the difference, the chain between."""
+    order = list(chain)
+    for first, last in pairwise(kept):
+        inside = order[order.index(first) : order.index(last) + 1]
+        gap = float(np.mean(chain[last]) - np.mean(chain[first]))
+        found = Difference(gap, welch(chain[last], chain[first]), (len(chain[last]), len(chain[first])))
+        yield " with ".join(steps[name] for name in inside[1:]), found, inside
+
+
+def _parted(chain: Mapping, steps: Mapping, inside: list[str], measure: str) -> str:
+    """How networks of one run inside a step would part it; nothing where there are none."""
+    kept = [name for name in inside if len(chain[name])]
+    if len(kept) < 3:
+        return ""
+    parts = [
+        f"{words} {difference_text(measure, replace(found, interval=UNKNOWN)).partition(' ')[0]}"
+        for words, found, _ in _between(chain, steps, kept)
+    ]
+    return f" [by one run: {', '.join(parts)}]"
 
 
 # --- few patches ---

@@ -92,10 +92,14 @@ def makers() -> dict[str, Callable[[], str]]:
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
     planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
+    parts = [
+        contrasts.NETWORKS[name] for name in confirmation.PARTS
+    ]  # which results/README.md has; the README is short
+    floor = [run for run in planned if run.variant not in parts]
     return (
         {
             "table 1": lambda: (
-                text(brief(study_tables.table_1(*filter(None, (planned, third)))))
+                text(brief(study_tables.table_1(*filter(None, (floor, third)))))
                 + "\n\n"
                 + "\n\n".join([text(decided_rows(planned)), aimed(planned), *longer(evidence), *third_row(third)])
             ),
@@ -224,6 +228,8 @@ def not_run(planned: Sequence[runs.PlannedRun], evidence: Sequence[study.Run]) -
     for part, group in parts.items():
         timed = [run.epochs * mean(epochs[run.variant]) / 3600 for run in group if run.variant in epochs]
         hours = f"{sum(timed):.1f} hours of one core" if timed else "no time of such a run is on record"
+        if 0 < len(timed) < len(group):
+            hours += f" for {len(timed)}; of the others no time is on record"
         lines.append(f"* {len(group)} {part} ({hours}): {', '.join(f'`{run.name}`' for run in group)}.")
     return (
         f"Not run are {len(left)} of the {len(planned)} runs that the plan names, and all of its order 5. The hours below are of "

@@ -73,6 +73,11 @@ def test_the_steps_of_the_old_lead_add_up_to_it():
     assert sum(steps) == pytest.approx(0.88 - 0.80, abs=2e-3)
     assert [word.split(" +")[0] for word in words.split(", ")] == ["recipe", "layers", "sharing", "smooth filters"]
     assert points.startswith("recipe +3.0 (Welch "), "the same numbers, as points"
+    single = plan_tables.made_of_words(chain | {"C4_fieldwise_pixels": chain["C4_fieldwise_pixels"][:1]})
+    assert single.count("Welch") == 3
+    assert re.search(
+        r"sharing with smooth filters \+0\.04\d \(.*\) \[by one run: sharing \+0\.0\d+, smooth filters ", single
+    )
     del chain["C4_fieldwise_pixels"]
     joined = plan_tables.made_of_words(chain | {"C4_fieldwise_pixels": [], "C4_fieldwise": chain.pop("C4_fieldwise")})
     assert "sharing with smooth filters +0.04" in joined, "a network without a run joins two steps"
