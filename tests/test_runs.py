@@ -11,6 +11,7 @@ import torch
 
 from equilib import training
 from equilib.densenet import DenseNet, DenseNetConfig
+from equilib.interrupts import EndsBetweenBatches
 from equilib.mobilenet import MobileNetConfig, build
 from equilib.runs import TrainConfig, claim, load_network, read_checkpoint, save_checkpoint
 from equilib.training import PatchClassifier
@@ -239,7 +240,8 @@ def test_what_cannot_be_taken_over_is_damage_and_nothing_else_is(run, error, whe
     program = compile(f"def fit(*_, **__):\n    raise {error}", where, "exec")
     exec(program, found := {"torch": torch})
     with pytest.raises((ValueError, RuntimeError), match=words):
-        training._fit(SimpleNamespace(fit=found["fit"]), PatchClassifier(CONFIG), None, run / "last.ckpt")
+        trainer = SimpleNamespace(fit=found["fit"])
+        training._fit(trainer, PatchClassifier(CONFIG), None, run / "last.ckpt", EndsBetweenBatches())
 
 
 @pytest.mark.parametrize("damage", [b"", b"no", slice(3000)])
