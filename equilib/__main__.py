@@ -9,9 +9,9 @@ import sys
 import traceback
 
 from equilib.cli.allocator import start_tuned
-from equilib.cli.process import abandon_output, until_closed
+from equilib.cli.process import INTERRUPTED, abandon_output, until_closed
 
-FAILED, BUG, INTERRUPTED = 1, 70, 130  # 130: as the shell reports a program that was ended by Ctrl-C
+FAILED, BUG = 1, 70
 ADVICE = {
     errno.ENOSPC: "make room and give the same command again",
     errno.EDQUOT: "make room and give the same command again",

@@ -225,10 +225,7 @@ def main() -> None:
         return
     chosen = named(planned_runs() if options.plan else grid_runs(), options.only)
     if not chosen:
-        other = "the grid's runs" if options.plan else "the plan's runs"
-        parser.error(
-            f"no run has such a name; `list` shows them all, with{'out' if options.plan else ''} --plan {other}"
-        )
+        parser.error("no run has such a name; `list` shows those of the grid, `list --plan` those of the plan")
     if options.command == "list":
         show(chosen)
     elif options.command == "ship":

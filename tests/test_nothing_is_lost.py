@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,24 @@ sys.exit(until_closed(command))
     ended = subprocess.run([sys.executable, "-c", script, str(target)], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (143, "")
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "whole"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a process ends without a word")
+def test_ctrl_c_in_any_command_is_one_line(tmp_path):
+    script = """
+import os, signal, sys
+from equilib.cli.process import until_closed
+
+sys.argv = ["experiments/grid.py"]
+sys.exit(until_closed(lambda: os.kill(os.getpid(), signal.SIGINT)))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (ended.returncode, ended.stderr) == (130, "grid.py: interrupted\n")
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_one_that_was_there(tmp_path, monkeypatch):

@@ -15,10 +15,11 @@ from pathlib import Path
 
 # As the shell reports a program that was ended by a reader that closed the pipe, and one that was told to end.
 PIPE_CLOSED, TERMINATED = 141, 143
+INTERRUPTED = 130  # and one that was ended by Ctrl-C
 
 
 def until_closed(command: Callable[..., int | None], *arguments: object) -> int:
-    """Run a command; returns its exit status (None counts as 0), or 141 where nobody reads its output any more.
+    """Run a command; returns its exit status (None counts as 0), 141 where nobody reads its output any more, 130 after Ctrl-C.
 
     What a user can cause is one sentence and status 1 (:func:`equilib.__main__.explain`); a bug is raised.  A command that
     is told to end (SIGTERM) takes away what it was writing, like one that is interrupted.
@@ -46,6 +47,9 @@ def _until_closed(command: Callable[..., int | None], *arguments: object) -> int
         if sys.stdout is not None:
             sys.stdout.flush()  # a closed pipe shows here, not after the end
         return status or 0
+    except KeyboardInterrupt:
+        print(f"{_program()}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # `| head` has seen enough
         abandon_output()
         return PIPE_CLOSED
