@@ -132,6 +132,7 @@ def planned(evidence: Sequence[study.Run]) -> dict[str, str]:
     rows = {(one.network, one.baseline): row for one, row in zip(contrasts.CONTRASTS, contrasts.contrast_rows(opened))}
     primary, layers = (rows["C12_fieldwise", baseline] for baseline in ("conventional", "grouped12"))
     strict = rows["C4_strict", "conventional"]
+    sharing, smooth = rows["C4_fieldwise_pixels", "grouped4"], rows["C4_fieldwise", "C4_fieldwise_pixels"]
     (four,) = (one for one in contrasts.CONTRASTS if one.network == "C4_strict")
     low, high = contrasts.compare(opened, four, "AUC in INT8, confirmation").interval
     return {
@@ -145,6 +146,11 @@ def planned(evidence: Sequence[study.Run]) -> dict[str, str]:
         "plan_says": primary["verdict"],
         "same_layers": layers[contrasts.DECIDES],
         "same_layers_says": layers["verdict"],
+        "pixel_seeds": str(len(contrasts.sided(opened, "C4_fieldwise_pixels"))),
+        "sharing_alone": sharing[contrasts.DECIDES],
+        "smooth_alone": smooth[contrasts.DECIDES],
+        "sharing_points": sharing["accuracy, test"],
+        "smooth_points": smooth["accuracy, test"],
         "strict_four": strict[contrasts.DECIDES],
         "strict_four_int8": strict["accuracy in INT8, test"],
         "strict_four_int8_auc": strict["AUC in INT8, test"],
