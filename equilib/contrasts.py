@@ -250,6 +250,12 @@ class Difference:
     def has_interval(self) -> bool:
         return not np.isnan(self.interval[0])
 
+    @property
+    def beside_zero(self) -> str:
+        """Where the interval, which there has to be, lies: «holds 0», «lies above 0» or «lies below 0»."""
+        low, high = self.interval
+        return f"{'holds' if low <= 0 <= high else 'lies above' if low > 0 else 'lies below'} 0"
+
 
 def third_row(runs: Sequence[Run]) -> list[Run]:
     """The DenseNets among the runs, trained as :func:`of_plan`'s; they drop nothing, as the published one does not."""
@@ -347,7 +353,8 @@ def contrast_rows(runs: Sequence[Run]) -> list[dict[str, str]]:
     """
     rows = []
     for contrast in CONTRASTS:
-        closed = {} if is_confirmed(runs, contrast) else {name for name in ALL if ALL[name].split == "confirmation"}
+        sealed = not is_confirmed(runs, contrast)
+        closed = {name for name in ALL if sealed and ALL[name].split == "confirmation"}
         found = {measure: compare(runs, contrast, measure) for measure in ALL if measure not in closed}
         row = {"contrast": f"{contrast.network} − {contrast.baseline}", "level": contrast.level}
         row |= {"what lies between": contrast.asks, "seeds": "{} and {}".format(*found[DECIDES].runs)}

@@ -358,14 +358,14 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 def _sides(size: int | Sequence[int], axes: int) -> tuple[int, ...]:
     """The sides of an image of so many axes, each from a number of its own or all from one."""
     if isinstance(size, Real):
-        both = (size,) * axes
+        sides = (size,) * axes
     elif isinstance(size, tuple | list) and len(size) == axes > 0:
-        both = tuple(size)
+        sides = tuple(size)
     else:
         raise ValueError(f"the input's size must be a whole number, or a tuple of {axes} of them, got {size!r}")
-    for pixels in both:
+    for pixels in sides:
         check_count("the input's size", pixels)
-    return both
+    return sides
 
 
 def _candidates(network: nn.Module, size, known: tuple[int, ...] | None) -> Iterator[tuple[int, ...]]:

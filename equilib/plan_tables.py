@@ -92,8 +92,7 @@ def end_interval(runs: Sequence[Run]) -> str:
     found = compare(of_plan(runs, END), PRIMARY)
     if not found.has_interval:
         return "there is one seed on a side, so no interval"
-    low, high = found.interval
-    return f"the AUC's interval {'holds' if low <= 0 <= high else 'lies above' if low > 0 else 'lies below'} 0"
+    return f"the AUC's interval {found.beside_zero}"
 
 
 def _called_for(ends: Sequence[Run]) -> str:

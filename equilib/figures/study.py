@@ -138,7 +138,8 @@ def steps_between(chains: Mapping[str, Mapping[str, Sequence[float]]], *, title:
             known = [place for place in range(position) if means[place] is not None]
             if known:
                 before, middle = means[known[-1]], (known[-1] + position) / 2
-                both = "\nboth steps" if known[-1] < position - 1 else ""
+                joined = position - known[-1]
+                both = {1: "", 2: "\nboth steps"}.get(joined, f"\n{joined} steps")
                 ax.annotate(
                     f"{mean - before:+.3f}{both}", (middle, max(mean, before)), (0, 8), textcoords="offset points",
                     ha="center", fontsize=9,
