@@ -92,9 +92,8 @@ def makers() -> dict[str, Callable[[], str]]:
     rotation = study_tables.rotation_rows(grid), study_tables.steadiness_rows(grid)
     planned = confirmation.opened(evidence, SEALED)
     third = contrasts.third_row(evidence)
-    parts = [
-        contrasts.NETWORKS[name] for name in confirmation.PARTS
-    ]  # which results/README.md has; the README is short
+    # The README is short; results/README.md has the networks of the parts, too.
+    parts = [contrasts.NETWORKS[name] for name in confirmation.PARTS]
     floor = [run for run in planned if run.variant not in parts]
     return (
         {

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import tiny_training
 
 from equilib.interrupts import EndsBetweenBatches
-from equilib.training import PatchClassifier, TrainConfig, train
+from equilib.training import PatchClassifier, PatchData, TrainConfig, train
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,26 @@ def test_a_script_that_is_told_to_end_does_not_end_well(data, tmp_path):
     script = f"""
 import os, signal
 from equilib.mobilenet import MobileNetConfig
-from equilib.training import PatchClassifier, TrainConfig, train
+from equilib.training import PatchClassifier, PatchData, TrainConfig, train
 
 PatchClassifier.on_after_backward = lambda module: os.kill(os.getpid(), signal.SIGTERM)
 tiny = MobileNetConfig(width=0.1, group="C4", input_size=31)
 train(TrainConfig("equivariant", tiny, {str(data)!r}, epochs=2, batch_size=16), {str(tmp_path)!r}, accelerator="cpu")
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 143
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
+def test_a_process_that_loads_data_outlives_ctrl_c(data):
+    """A terminal's Ctrl-C reaches it, too; without its patches the training could not end its batch."""
+    patches = PatchData(small(data), workers=1)
+    patches.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    loader = patches.train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    for worker in batches._workers:
+        os.kill(worker.pid, signal.SIGINT)
+    assert 1 + sum(1 for _ in batches) == len(loader)
 
 
 @pytest.fixture
